@@ -117,9 +117,9 @@ class DeviceState(Base):
     last_execution_id: Mapped[uuid.UUID | None]
     last_started_at: Mapped[Timestamp | None]
     last_end_at: Mapped[Timestamp | None] = mapped_column(comment="last end of any status")
-    last_status: Mapped[str | None] = mapped_column(comment="last end, cancelled ones excluded")
-    last_reason: Mapped[str | None]
-    last_error_message: Mapped[str | None]
+    last_status: Mapped[str | None] = mapped_column(comment="of the last end, cancelled included")
+    last_reason: Mapped[str | None] = mapped_column(comment="NULL: not failing")
+    last_error_message: Mapped[str | None] = mapped_column(comment="NULL: not failing")
     last_duration_seconds: Mapped[float | None]
     last_success_at: Mapped[Timestamp | None]
     last_failure_at: Mapped[Timestamp | None]
@@ -264,6 +264,9 @@ class OpenExecution(Base):
     deadline_at: Mapped[Timestamp | None] = mapped_column(comment="end of the present try at most")
     ran_seconds: Mapped[float] = mapped_column(
         server_default="0", comment="what earlier tries took, waits excluded"
+    )
+    waited_seconds: Mapped[float | None] = mapped_column(
+        comment="from when it was due to its first start; NULL: not started"
     )
     failed_tries: Mapped[list[Any]] = mapped_column(JSONB, server_default="[]")
     cancel_requested_at: Mapped[Timestamp | None]
