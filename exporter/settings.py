@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
-from apscheduler.triggers.cron import CronTrigger
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -35,6 +34,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from exporter.cron import cron_trigger
 from exporter.errors import Fault, InvalidSettings
 
 ENVIRONMENT_PREFIX = "CONFIGBACKUP_"
@@ -51,7 +51,7 @@ def _known_time_zone(name: str) -> str:
 
 def _five_field_cron(expression: str) -> str:
     try:
-        CronTrigger.from_crontab(expression)
+        cron_trigger(expression)
     except ValueError as error:
         raise ValueError(f"a cron expression of five fields ({error})") from None
     return expression
