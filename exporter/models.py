@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.schema import conv
 
 from exporter.errors import Reason
 
@@ -345,17 +346,28 @@ class _EndedExecution:
 def _ended_execution_arguments(prefix: str) -> tuple[Any, ...]:
     return (
         PrimaryKeyConstraint("id", "created_at"),
-        CheckConstraint(_one_of("status", ENDED_STATUSES), name="status_known"),
-        CheckConstraint(_one_of("reason", tuple(Reason)), name="reason_known"),
+        # Named alike in both tables: ATTACH to the archive finds them in a partition by name.
+        CheckConstraint(
+            _one_of("status", ENDED_STATUSES), name=conv("ck_backup_execution_status_known")
+        ),
+        CheckConstraint(
+            _one_of("reason", tuple(Reason)), name=conv("ck_backup_execution_reason_known")
+        ),
         CheckConstraint(
             "CASE status WHEN 'timeout' THEN reason IS NOT DISTINCT FROM 'timeout'"
             " WHEN 'failed' THEN reason IS NOT NULL AND reason <> 'timeout'"
             " ELSE reason IS NULL END",
-            name="reason_fits_status",
+            name=conv("ck_backup_execution_reason_fits_status"),
         ),
-        CheckConstraint("execution_time >= 0", name="execution_time_not_negative"),
-        CheckConstraint("completed_at >= started_at", name="ends_after_start"),
-        CheckConstraint("config_size >= 0", name="config_size_not_negative"),
+        CheckConstraint(
+            "execution_time >= 0", name=conv("ck_backup_execution_execution_time_not_negative")
+        ),
+        CheckConstraint(
+            "completed_at >= started_at", name=conv("ck_backup_execution_ends_after_start")
+        ),
+        CheckConstraint(
+            "config_size >= 0", name=conv("ck_backup_execution_config_size_not_negative")
+        ),
         # A backup's executions.
         Index(f"idx_{prefix}_task", "task_id"),
         # A device's executions, newest first, and its counts per status.

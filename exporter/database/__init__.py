@@ -1,0 +1,1 @@
+"""PostgreSQL: the embedded server, the engine and its pool, migrations and partitions."""

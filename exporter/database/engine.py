@@ -1,0 +1,131 @@
+"""Connections: the URL, the engine with its bounded pool, and errors in people's words."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg.conninfo
+import sqlalchemy
+from sqlalchemy import URL, Dialect, Engine, event, make_url
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from exporter.database.embedded import embedded_url
+from exporter.errors import DatabaseProblem
+from exporter.settings import DatabaseSettings
+
+#: The oldest PostgreSQL that this program runs on, as libpq writes it (major * 10,000 + minor).
+OLDEST_SERVER_VERSION = 140_000
+#: How long an open transaction may do nothing before the server ends it.
+IDLE_IN_TRANSACTION_SECONDS = 60
+#: A peer that vanished without a word (a firewall, a power cut) is noticed after about this long.
+DEAD_PEER_SECONDS = 30
+
+
+def is_embedded(settings: DatabaseSettings) -> bool:
+    return settings.url.get_secret_value() == "embedded"
+
+
+def database_url(settings: DatabaseSettings) -> URL:
+    """URL of the database for SQLAlchemy with psycopg2; starts nothing.
+
+    Raises DatabaseProblem where the setting is no URL of PostgreSQL, or the embedded server was
+    never started.
+    """
+    if is_embedded(settings):
+        return embedded_url(settings)
+    try:
+        # SQLAlchemy knows the old name of the scheme no more; people's URLs still have it.
+        url = make_url(settings.url.get_secret_value().replace("postgres://", "postgresql://", 1))
+    except ArgumentError:
+        raise _not_a_url() from None
+    if url.get_backend_name() != "postgresql":
+        raise _not_a_url()
+    # Without a driver in it SQLAlchemy would take psycopg 3.
+    return url.set(drivername="postgresql+psycopg2")
+
+
+def psycopg_conninfo(settings: DatabaseSettings, *, application_name: str) -> str:
+    """The same database as a connection string for psycopg 3; it holds the password."""
+    return psycopg.conninfo.make_conninfo(**_keywords(settings, application_name))
+
+
+def create_engine(settings: DatabaseSettings, *, application_name: str) -> Engine:
+    """An engine whose pool and waits are all bounded; connects at first use.
+
+    Its sessions are in UTC. A connection to a server older than 14 raises DatabaseProblem.
+    """
+    engine = sqlalchemy.create_engine(
+        database_url(settings),
+        connect_args=_keywords(settings, application_name),
+        pool_size=settings.pool_size,
+        max_overflow=0,
+        pool_timeout=settings.pool_timeout_seconds,
+        # One more round trip, and a restart of PostgreSQL costs no execution.
+        pool_pre_ping=True,
+        # Parameters may hold a configuration; they belong in no message.
+        hide_parameters=True,
+    )
+    event.listen(engine, "connect", _refuse_old_server)
+    return engine
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn what says that PostgreSQL is away or overloaded into DatabaseProblem."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseProblem(f"PostgreSQL does not answer: {str(error.orig).strip()}") from error
+    except PoolTimeout as error:
+        raise DatabaseProblem(
+            "no connection of the pool became free in time\nhint: raise database.pool_size"
+        ) from error
+
+
+def require_supported(server_version: int) -> None:
+    """Raise DatabaseProblem for a server older than we run on; versions as libpq writes them."""
+    if server_version < OLDEST_SERVER_VERSION:
+        found, expected = server_version // 10_000, OLDEST_SERVER_VERSION // 10_000
+        raise DatabaseProblem(
+            f"the server of database.url is PostgreSQL {found}, expected {expected} or newer"
+        )
+
+
+def _refuse_old_server(connection: Any, _record: object) -> None:
+    try:
+        require_supported(connection.server_version)
+    except DatabaseProblem:
+        connection.close()
+        raise
+
+
+def _keywords(settings: DatabaseSettings, application_name: str) -> dict[str, Any]:
+    """libpq's keywords: those of the URL, and ours where the URL says nothing."""
+    dialect: Dialect = PGDialect_psycopg2()  # type: ignore[no-untyped-call]
+    _, keywords = dialect.create_connect_args(database_url(settings))
+    session = {
+        "timezone": "UTC",
+        "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
+        "lock_timeout": f"{settings.lock_timeout_seconds * 1000:.0f}",
+        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS * 1000}",
+    }
+    options = [f"-c {name}={value}" for name, value in session.items()]
+    return {
+        "connect_timeout": 10,
+        "keepalives_idle": DEAD_PEER_SECONDS // 3,
+        "keepalives_interval": DEAD_PEER_SECONDS // 6,
+        "keepalives_count": 4,
+        "tcp_user_timeout": DEAD_PEER_SECONDS * 1000,
+        **keywords,
+        "application_name": application_name,
+        "options": " ".join([*options, *filter(None, [keywords.get("options")])]),
+    }
+
+
+def _not_a_url() -> DatabaseProblem:
+    return DatabaseProblem(
+        "database.url is neither `embedded` nor a URL of PostgreSQL, such as "
+        "postgresql://configbackup:PASSWORD@host/configbackup"
+    )

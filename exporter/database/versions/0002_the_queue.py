@@ -1,0 +1,20 @@
+"""The queue's tables: the schema of Procrastinate 3.10 as it is in that release.
+
+Procrastinate keeps no version of its schema in the database; its text is frozen here, and a newer
+minor release needs a revision with its numbered changes.
+"""
+
+from pathlib import Path
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    schema = Path(__file__).with_name("0002_procrastinate_3_10.sql").read_text(encoding="utf-8")
+    # Without parameters, or the percent signs in it would be taken for placeholders.
+    op.get_bind().execution_options(no_parameters=True).exec_driver_sql(schema)
