@@ -510,6 +510,7 @@ class DevicePath(Base):
 
     id: Mapped[BigId]
     device_id: Mapped[DeviceReference]
+    device_name: Mapped[str] = mapped_column(comment="its name at that time, for the messages")
     path: Mapped[str | None]
     created_at: Mapped[CreatedAt]
     git_commit_id: Mapped[str | None] = mapped_column(comment="NULL: not yet published")
