@@ -377,6 +377,12 @@ def upgrade() -> None:
         "device_paths",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("device_id", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "device_name",
+            sa.Text(),
+            nullable=False,
+            comment="its name at that time, for the messages",
+        ),
         sa.Column("path", sa.Text(), nullable=True),
         sa.Column(
             "created_at",
