@@ -1,4 +1,4 @@
-"""Every question about backups: read-only functions that take the open connection."""
+"""Which devices a selection means."""
 
 from dataclasses import dataclass
 
