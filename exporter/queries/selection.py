@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, or_, select, true
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Text,
+    and_,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
 
 from exporter.errors import NothingSelected, UnknownDevice
 from exporter.models import Device, DeviceState
@@ -35,7 +47,7 @@ def matches_selection(selection: Selection) -> ColumnElement[bool]:
     if selection.zone:
         conditions.append(Device.zone.in_(selection.zone))
     if selection.group:
-        conditions.append(Device.groups.overlap(selection.group))
+        conditions.append(Device.groups.bool_op("&&")(literal(selection.group, ARRAY(Text()))))
     if selection.failing:
         conditions.append(
             exists().where(
