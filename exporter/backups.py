@@ -11,7 +11,7 @@ from exporter.errors import UnknownBackup
 from exporter.executions.cancelling import Cancelled, cancel_executions
 from exporter.executions.claims import PEOPLES_PRIORITY, SCHEDULES_PRIORITY, enqueue
 from exporter.models import PEOPLES_TRIGGERS
-from exporter.queries import select_devices
+from exporter.queries.selection import select_devices
 from exporter.settings import Selection
 
 
@@ -74,7 +74,7 @@ def start_backup(connection: Connection, request: BackupRequest) -> StartedBacku
 
 def _insert_backup(connection: Connection, request: BackupRequest) -> uuid.UUID | None:
     """None: a backup of this tick, or with this idempotency key, is there already."""
-    return connection.scalar(
+    task_id: uuid.UUID | None = connection.scalar(
         text("""
             INSERT INTO backups (task_id, trigger, requested_by, comment, idempotency_key,
                 schedule_id, scheduled_at)
@@ -91,6 +91,7 @@ def _insert_backup(connection: Connection, request: BackupRequest) -> uuid.UUID 
             "scheduled_at": request.scheduled_at,
         },
     )
+    return task_id
 
 
 def _earlier_backup(connection: Connection, request: BackupRequest) -> StartedBackup:

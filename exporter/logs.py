@@ -15,7 +15,16 @@ from exporter.settings import LogSettings
 
 #: Libraries that log each connection, with text of the dialogue at debug level: secrets may be in
 #: it, so their debug lines are never written.
-_TALKATIVE = ("paramiko", "netmiko", "ncclient", "napalm", "pyeapi", "urllib3", "asyncssh")
+_TALKATIVE = (
+    "procrastinate",
+    "paramiko",
+    "netmiko",
+    "ncclient",
+    "napalm",
+    "pyeapi",
+    "urllib3",
+    "asyncssh",
+)
 
 
 def configure(settings: LogSettings) -> None:
@@ -54,10 +63,15 @@ def configure(settings: LogSettings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def flush() -> None:
+    """Write out what is buffered, before a process ends without the interpreter's farewell."""
+    logging.shutdown()
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger whose calls take a sentence and keywords."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
 
-__all__ = ["configure", "context", "get_logger"]
+__all__ = ["configure", "context", "flush", "get_logger"]

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, text
 from exporter.errors import Reason
 from exporter.executions.claims import Running
 from exporter.executions.endings import Ending, end_running
-from exporter.executions.retries import requeue
+from exporter.executions.retries import interruption, requeue
 from exporter.settings import CollectionSettings
 
 #: A worker that was silent for so long is gone: six missed heartbeats.
@@ -54,12 +54,7 @@ def recover_vanished(engine: Engine, settings: CollectionSettings, *, time_zone:
         seconds=VANISHED_SECONDS,
     )
     for running in vanished:
-        ending = Ending(
-            status="failed",
-            reason=Reason.INTERRUPTED,
-            message="the worker vanished while the execution ran",
-            try_seconds=running.try_seconds,
-        )
+        ending = interruption("the worker vanished while the execution ran", running.try_seconds)
         if running.failed_try_count < settings.retries:
             with engine.begin() as connection:
                 if requeue(connection, running, ending, delay_seconds=0.0):

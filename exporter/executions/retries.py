@@ -20,6 +20,13 @@ def delay_before_retry(
     return settings.retry_delay_seconds * 2.0**failed_tries * random.uniform(0.5, 1.5)  # noqa: S311
 
 
+def interruption(message: str, try_seconds: float | None) -> Ending:
+    """The ending of a try whose worker went away."""
+    return Ending(
+        status="failed", reason=Reason.INTERRUPTED, message=message, try_seconds=try_seconds
+    )
+
+
 _REQUEUE = text("""
     UPDATE open_executions AS e
     SET status = 'queued', worker_id = NULL, deadline_at = NULL, try_started_at = NULL,

@@ -19,7 +19,7 @@ from exporter.collection import Collector, Fetched, HostKeyPin, Login, Request
 from exporter.errors import CollectionCancelled, CollectionFailed, Reason
 from exporter.executions.claims import Claimed, claim
 from exporter.executions.endings import Ending, NewVersion, end_running
-from exporter.executions.retries import delay_before_retry, requeue
+from exporter.executions.retries import delay_before_retry, interruption, requeue
 from exporter.logs import context, get_logger
 from exporter.settings import CollectionSettings
 
@@ -47,6 +47,8 @@ class Runner:
     logins: LoginSource
     settings: CollectionSettings
     time_zone: str
+    #: True once the worker ends: what is cut off then is queued again.
+    is_stopping: Callable[[], bool]
 
 
 def run_execution(runner: Runner, execution_id: uuid.UUID) -> None:
@@ -183,6 +185,11 @@ def _finish_try(runner: Runner, claimed: Claimed, ending: Ending) -> None:
 
 
 def _record_try(runner: Runner, claimed: Claimed, ending: Ending) -> None:
+    if ending.status == "cancelled" and runner.is_stopping():
+        cut_off = interruption("the worker ended while the execution ran", ending.try_seconds)
+        with runner.engine.begin() as connection:
+            if requeue(connection, claimed, cut_off, delay_seconds=0.0):
+                return
     delay = delay_before_retry(runner.settings, ending.reason, claimed.failed_try_count)
     if delay is not None:
         with runner.engine.begin() as connection:

@@ -1,14 +1,14 @@
 """Questions about devices, their present and their configurations."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import zstandard
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from exporter.errors import UnknownDevice
+from exporter.queries.rows import Row, all_rows, first_row
 
 #: A device's state; `d` is devices, `s` device_states. See the words in docs/architecture.md.
 STATE = """
@@ -27,7 +27,7 @@ def list_devices(
     state: str | None = None,
     search: str | None = None,
     include_retired: bool = False,
-) -> Sequence[RowMapping]:
+) -> list[Row]:
     """Devices with their present, by name."""
     conditions, values = ["TRUE"], dict[str, Any]()
     if not include_retired:
@@ -38,9 +38,9 @@ def list_devices(
     if search is not None:
         conditions.append("position(lower(:search) IN lower(d.name || ' ' || d.address)) > 0")
         values["search"] = search
-    rows = (
-        connection.execute(
-            text(f"""
+    rows = all_rows(
+        connection,
+        f"""
                 SELECT d.id, d.name, d.address, d.port, d.platform, d.vendor, d.site, d.zone,
                     d.groups, d.enabled, {STATE} AS state, NOT d.is_scheduled AS unscheduled,
                     CASE WHEN d.paused_until > now() THEN d.paused_until END AS paused_until,
@@ -51,11 +51,8 @@ def list_devices(
                     d.interval_seconds, d.created_at, d.retired_at
                 FROM devices AS d JOIN device_states AS s ON s.device_id = d.id
                 WHERE {" AND ".join(conditions)} ORDER BY d.name
-            """),
-            values,
-        )
-        .mappings()
-        .all()
+            """,
+        **values,
     )
     return rows if state is None else [row for row in rows if row["state"] == state]
 
@@ -81,19 +78,17 @@ class Version:
     text: bytes | None
 
 
-def list_versions(connection: Connection, device: str, *, limit: int) -> Sequence[RowMapping]:
+def list_versions(connection: Connection, device: str, *, limit: int) -> list[Row]:
     """A device's versions, newest first. Raises UnknownDevice."""
-    return (
-        connection.execute(
-            text("""
+    return all_rows(
+        connection,
+        """
                 SELECT id, created_at, size_bytes, lines_added, lines_removed, git_commit_id,
                     encode(sha256, 'hex') AS sha256, task_id, trigger, thinned_at
                 FROM configurations WHERE device_id = :device_id ORDER BY id DESC LIMIT :limit
-            """),
-            {"device_id": device_id(connection, device), "limit": limit},
-        )
-        .mappings()
-        .all()
+            """,
+        device_id=device_id(connection, device),
+        limit=limit,
     )
 
 
@@ -117,16 +112,13 @@ def version(connection: Connection, device: str, version_id: int | None = None) 
     return Version(row.id, row.created_at, row.size_bytes, row.git_commit_id, content)
 
 
-def pinned_key(connection: Connection, device: str) -> RowMapping | None:
+def pinned_key(connection: Connection, device: str) -> Row | None:
     """The host key pinned for a device. Raises UnknownDevice."""
-    return (
-        connection.execute(
-            text("""
+    return first_row(
+        connection,
+        """
                 SELECT key_type, key_base64, accepted_at, accepted_by FROM host_keys
                 WHERE device_id = :device_id
-            """),
-            {"device_id": device_id(connection, device)},
-        )
-        .mappings()
-        .first()
+            """,
+        device_id=device_id(connection, device),
     )

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from exporter.errors import UnknownBackup
+from exporter.models import ENDED_STATUSES
+from exporter.queries.rows import Row, all_rows, first_row
 
 _COLUMNS = """
     id, task_id, device_id, schedule_id, config_id, status, reason, execution_time, error_message,
@@ -30,7 +32,7 @@ def recent_executions(
     device: str | None = None,
     reason: str | None = None,
     task_id: uuid.UUID | None = None,
-) -> Sequence[RowMapping]:
+) -> list[Row]:
     """Ended executions, newest first, of the hot period."""
     conditions, values = ["TRUE"], dict[str, Any](limit=limit)
     for name, column, value in (
@@ -47,9 +49,9 @@ def recent_executions(
             "l.id IN (SELECT execution_id FROM backup_devices WHERE task_id = :task_id)"
         )
         values["task_id"] = task_id
-    return (
-        connection.execute(
-            text(f"""
+    return all_rows(
+        connection,
+        f"""
                 SELECT l.id, l.created_at, d.name AS device, l.site, l.platform, l.trigger,
                     s.name AS schedule, l.status, l.reason, l.execution_time, l.retry_count,
                     l.config_size, l.error_message, l.started_at, l.completed_at, l.task_id,
@@ -59,47 +61,38 @@ def recent_executions(
                 LEFT JOIN backup_schedules AS s ON s.id = l.schedule_id
                 WHERE {" AND ".join(conditions)}
                 ORDER BY l.created_at DESC, l.id DESC LIMIT :limit
-            """),
-            values,
-        )
-        .mappings()
-        .all()
+            """,
+        **values,
     )
 
 
-def open_executions(connection: Connection, *, limit: int) -> Sequence[RowMapping]:
+def open_executions(connection: Connection, *, limit: int) -> list[Row]:
     """What waits or runs now: running first, then by when it is due."""
-    return (
-        connection.execute(
-            text("""
+    return all_rows(
+        connection,
+        """
                 SELECT e.id, e.status, d.name AS device, e.site, e.platform, e.trigger,
                     e.queued_at, e.not_before, e.try_started_at, e.deadline_at,
                     jsonb_array_length(e.failed_tries) AS retry_count, e.task_id
                 FROM open_executions AS e JOIN devices AS d ON d.id = e.device_id
                 ORDER BY e.status DESC, e.not_before, e.id LIMIT :limit
-            """),
-            {"limit": limit},
-        )
-        .mappings()
-        .all()
+            """,
+        limit=limit,
     )
 
 
-def execution(connection: Connection, execution_id: uuid.UUID) -> RowMapping | None:
+def execution(connection: Connection, execution_id: uuid.UUID) -> Row | None:
     """Every column of one ended execution, hot or archived, with the names of what it refers to."""
-    return (
-        connection.execute(
-            text(f"""
+    return first_row(
+        connection,
+        f"""
                 SELECT d.name AS device, d.address, s.name AS schedule, l.*
                 FROM {ALL_ENDED} AS l
                 JOIN devices AS d ON d.id = l.device_id
                 LEFT JOIN backup_schedules AS s ON s.id = l.schedule_id
                 WHERE l.id = :id
-            """),
-            {"id": execution_id},
-        )
-        .mappings()
-        .first()
+            """,
+        id=execution_id,
     )
 
 
@@ -124,9 +117,11 @@ def backup_counts(connection: Connection, task_id: uuid.UUID) -> dict[str, int]:
         """),
         {"task_id": task_id, "created_at": created_at},
     )
-    counts = dict.fromkeys(("queued", "running", "success", "failed", "timeout", "cancelled"), 0)
+    counts = dict.fromkeys(("queued", "running", *ENDED_STATUSES), 0)
     # An execution between both tables has ended within this statement; the next look finds it.
-    return counts | {row.status or "running": row.count for row in rows}
+    for status, count in rows:
+        counts[status or "running"] += count
+    return counts
 
 
 def waiting_executions_of_retired_devices(connection: Connection) -> Sequence[uuid.UUID]:
