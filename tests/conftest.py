@@ -11,6 +11,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +130,26 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def embedded_settings(free_port: int) -> Iterator[DatabaseSettings]:
-    """Settings of an embedded server of the test's own, not started yet; stopped afterwards.
+def embedded_settings() -> Iterator[DatabaseSettings]:
+    """Settings of an embedded server of the test's own, not started yet; stopped afterwards."""
+    with _embedded_settings() as settings:
+        yield settings
 
-    Its folder can be reached by the server's user, also where the tests run as root.
-    """
+
+@pytest.fixture(scope="module")
+def shared_embedded_settings() -> Iterator[DatabaseSettings]:
+    """The same, but one for all tests of a module: it may be running, and have data."""
+    with _embedded_settings() as settings:
+        yield settings
+
+
+@contextmanager
+def _embedded_settings() -> Iterator[DatabaseSettings]:
     directory = Path(tempfile.mkdtemp(prefix="configbackup-test-", dir="/tmp"))
+    # Where we are root the server's user must reach it.
     directory.chmod(0o755)
     settings = DatabaseSettings(
-        directory=directory / "postgresql", port=free_port, system_user=_system_user()
+        directory=directory / "postgresql", port=_free_port(), system_user=_system_user()
     )
     yield settings
     EmbeddedPostgres(settings).stop()
