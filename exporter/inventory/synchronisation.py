@@ -73,7 +73,12 @@ class SynchronisationPlan:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.added or self.changed or self.renamed or self.retired or self.returned)
+        return not self.counts()
+
+    def counts(self) -> dict[str, int]:
+        """How many devices of each kind, for a log line."""
+        kinds = ("added", "changed", "renamed", "retired", "returned")
+        return {kind: len(getattr(self, kind)) for kind in kinds if getattr(self, kind)}
 
     @property
     def shrinks(self) -> bool:
@@ -109,7 +114,8 @@ def synchronise(
     if plan.shrinks and not confirm_shrink:
         raise InventoryShrinks(
             f"the inventory would retire {len(plan.retired)} of {plan.fleet_size} devices\n"
-            "hint: see configbackup inventory; if it is right, synchronise with --confirm-shrink"
+            "hint: see configbackup inventory; if it is right: "
+            "configbackup inventory --apply --confirm-shrink"
         )
     # 1. Renames, so that the rows of the next step are found by their new names.
     if plan.renamed:
