@@ -5,7 +5,9 @@ up and is tried again.
 """
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -27,6 +29,19 @@ _PAUSE_SECONDS = 1.0
 _LOCK_NOT_AVAILABLE = "55P03"
 
 _log = get_logger(__name__)
+
+
+def _is_ours(_object: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+    return not (
+        kind == "table"
+        and name is not None
+        and name.startswith(("procrastinate_", "backup_execution_logs_"))
+    )
+
+
+#: How Alembic compares models and database: without Procrastinate's tables (their SQL is frozen)
+#: and the monthly partitions.
+COMPARISON: Mapping[str, Any] = {"include_object": _is_ours, "compare_server_default": True}
 
 
 def alembic_config() -> Config:

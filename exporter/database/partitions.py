@@ -69,6 +69,11 @@ def _ensure(connection: Connection, months: list[datetime]) -> list[str]:
 
 def _create(connection: Connection, month: datetime) -> None:
     name = partition_name(month)
+    if connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one():
+        raise DatabaseProblem(
+            f"the table {name} is not a partition of the log: its month is in the archive\n"
+            "hint: check the clock of the database's machine"
+        )
     for _ in range(_ATTEMPTS):
         try:
             with connection.begin_nested():
