@@ -8,6 +8,7 @@
     +-- UnknownSchedule
     +-- UnknownBackup
     +-- NothingSelected         a selection that matches no device
+    +-- ListenerProblem         the HTTP listener cannot bind its address
     +-- CollectionFailed        one device's try, with its reason
     +-- CollectionCancelled     one device's try, cut off by a person
     +-- DatabaseProblem         PostgreSQL cannot be started, reached or used
@@ -225,6 +226,10 @@ class DatabaseProblem(ConfigBackupError):
 
 class RepositoryProblem(ConfigBackupError):
     """The Git repository is missing, damaged or refused by its remote."""
+
+
+class ListenerProblem(ConfigBackupError):
+    """The HTTP listener cannot bind its address and port."""
 
 
 class LeadershipLost(ConfigBackupError):
