@@ -1,12 +1,10 @@
 """Start a fleet from Python and change its devices: for tests and benchmarks."""
 
-import selectors
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self, cast
 
 import yaml
@@ -15,8 +13,6 @@ from exporter.simulator.faults import DeviceFault
 from exporter.simulator.plan import faults_file, write_at_once
 from exporter.simulator.texts import PLATFORMS
 
-_START_TIMEOUT_SECONDS = 60
-_ANSWER_TIMEOUT_SECONDS = 10
 _STOP_TIMEOUT_SECONDS = 10
 
 
@@ -40,7 +36,7 @@ class Fleet:
     def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
         self._process = process
         self.inventory_directory = directory
-        _read_line(process, _START_TIMEOUT_SECONDS)
+        _await_line(process)
         self._hosts: dict[str, Any] = _read_yaml(directory / "hosts.yaml")
         self._groups: dict[str, Any] = _read_yaml(directory / "groups.yaml")
 
@@ -86,9 +82,7 @@ class Fleet:
         if text is None:
             file.unlink(missing_ok=True)
         else:
-            fresh = file.with_suffix(".new")
-            fresh.write_bytes(text.encode() if isinstance(text, str) else text)
-            fresh.replace(file)
+            write_at_once(file, text)
         self._reload()
 
     def stop(self) -> None:
@@ -105,12 +99,7 @@ class Fleet:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def _require(self, name: str) -> None:
@@ -128,7 +117,7 @@ class Fleet:
         pipe = _pipe(self._process.stdin)
         pipe.write(b"reload\n")
         pipe.flush()
-        _read_line(self._process, _ANSWER_TIMEOUT_SECONDS)
+        _await_line(self._process)
 
 
 def start_fleet(
@@ -166,16 +155,10 @@ def start_fleet(
     return Fleet(process, directory)
 
 
-def _read_line(process: subprocess.Popen[bytes], timeout_seconds: float) -> bytes:
-    pipe = _pipe(process.stdout)
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        line = pipe.readline() if selector.select(timeout_seconds) else b""
-    if not line:
-        process.kill()
-        process.wait()
-        raise RuntimeError(f"the simulator ended or did not answer in {timeout_seconds} s")
-    return line
+def _await_line(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the simulator says that it is ready or has obeyed."""
+    if not _pipe(process.stdout).readline():
+        raise RuntimeError(f"the simulator ended with status {process.wait()}")
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -38,17 +38,13 @@ class EapiConnection(StreamConnection):
         self._device = device
         self._reader = asyncio.StreamReader()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
     def data_received(self, data: bytes) -> None:
         self._reader.feed_data(data)
 
     def eof_received(self) -> None:
         self._reader.feed_eof()
 
-    async def _run(self) -> None:
+    async def _converse(self) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 head = await self._reader.readuntil(_HEAD_END)
@@ -67,16 +63,15 @@ class EapiConnection(StreamConnection):
             return
         request = json.loads(body)
         answer = json.dumps(self._result(request)).encode()
-        if "running-config" not in json.dumps(request["params"]["cmds"]):
+        if b"running-config" not in body:
             self._send("200 OK", answer)
             return
-        # Without a length, so that an endless answer is one; the close ends it.
-        self.write(_head("200 OK", "Connection: close"))
+        is_endless = self._device.has_fault("endless")
+        self.write(_head("200 OK", length=None if is_endless else len(answer)))
         await deliver(self, answer, self._device.fault)
-        self.close()
 
     def _send(self, status: str, answer: bytes) -> None:
-        self.write(_head(status, f"Content-Length: {len(answer)}") + answer)
+        self.write(_head(status, length=len(answer)) + answer)
 
     def _is_authorised(self, head: bytes) -> bool:
         found = _AUTHORIZATION.search(head)
@@ -120,9 +115,9 @@ class EapiConnection(StreamConnection):
                 raise _CommandFailed(words)
 
 
-def _head(status: str, *fields: str) -> bytes:
-    lines = (f"HTTP/1.1 {status}", "Content-Type: application/json", *fields, "", "")
-    return "\r\n".join(lines).encode()
+def _head(status: str, *, length: int | None) -> bytes:
+    end = "Connection: close" if length is None else f"Content-Length: {length}"
+    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{end}\r\n\r\n".encode()
 
 
 def _decode(text: bytes) -> str:

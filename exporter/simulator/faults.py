@@ -79,9 +79,9 @@ def parse_faults(text: str) -> dict[str, DeviceFault]:
     try:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"found no YAML ({error})") from None
+        raise ValueError(f"faults: found no YAML ({error})") from None
     if not isinstance(content, dict):
-        raise ValueError("found no mapping, expected device: fault")
+        raise ValueError("faults: found no mapping, expected device: fault")
     return {str(name): _parse_fault(str(name), value) for name, value in content.items()}
 
 
@@ -128,6 +128,29 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
+class FlowControl:
+    """The half of asyncio's protocols and asyncssh's sessions that keeps memory bounded."""
+
+    def __init__(self) -> None:
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+        self._task: asyncio.Task[None] | None = None
+
+    def pause_writing(self) -> None:
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        self._may_write.set()
+
+    async def drain(self) -> None:
+        await self._may_write.wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the connection's one task with it."""
+        if self._task is not None:
+            self._task.cancel()
+
+
 async def deliver(wire: Wire, payload: bytes, fault: DeviceFault | None) -> None:
     """Send the configuration the way this fault does.
 
@@ -146,7 +169,8 @@ async def deliver(wire: Wire, payload: bytes, fault: DeviceFault | None) -> None
             while True:
                 wire.write(payload)
                 await wire.drain()
-                await asyncio.sleep(0)
+                # At most about 10 MB a second, so that the other devices still get their turn.
+                await asyncio.sleep(0.002)
         case "banner":
             cut = payload.find(_BANNER_END) + len(_BANNER_END)
             wire.write(payload[:cut])
@@ -187,6 +211,7 @@ __all__ = [
     "COMMON_FAULTS",
     "FAULTS",
     "DeviceFault",
+    "FlowControl",
     "Wire",
     "bend_text",
     "deliver",

@@ -16,7 +16,7 @@ from pathlib import Path
 from exporter.logs import get_logger
 from exporter.simulator.device import Conduct, Device, Identity
 from exporter.simulator.eapi import EapiConnection, tls_context
-from exporter.simulator.faults import BEFORE_THE_DIALOGUE, DeviceFault, parse_faults
+from exporter.simulator.faults import BEFORE_THE_DIALOGUE, parse_faults
 from exporter.simulator.handshakes import FailedHandshake
 from exporter.simulator.netconf import NetconfSession
 from exporter.simulator.plan import (
@@ -115,7 +115,8 @@ class FleetProcess:
         self._plan = plan
         self._faults_file = plan.directory / "faults.yaml"
         self._configurations = plan.directory / "configurations"
-        self._seen: Mapping[str, int] = {}
+        self._seen: Mapping[str, tuple[int, int]] = {}
+        self._reloading = asyncio.Lock()
         self._endpoints: dict[str, _Endpoint] = {}
         self._stopping = asyncio.Event()
 
@@ -166,32 +167,40 @@ class FleetProcess:
             await self.reload()
 
     def _obey(self, announce: Callable[[str], None]) -> None:
-        """One order a line: any line is answered when the files as they are now are in force."""
-        orders = os.read(sys.stdin.fileno(), 1024)
-        if not orders:
+        """Any line on standard input is answered once the files as they are now are in force."""
+        loop = asyncio.get_running_loop()
+        if os.read(sys.stdin.fileno(), 1024):
+            self._order = loop.create_task(self.reload(is_forced=True))
+            self._order.add_done_callback(lambda _: announce("reloaded"))
+        else:
+            loop.remove_reader(sys.stdin.fileno())
             self._stopping.set()
-            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            return
-        task = asyncio.get_running_loop().create_task(self.reload())
-        task.add_done_callback(lambda _: announce("reloaded"))
 
-    async def reload(self) -> None:
-        """Put the faults and configurations in force that the files hold now."""
-        found = self._look_at_files()
-        if found == self._seen:
-            return
-        self._seen = found
-        self._read_configurations()
-        self._read_faults()
-        for endpoint in self._endpoints.values():
-            await endpoint.adapt()
+    async def reload(self, *, is_forced: bool = False) -> None:
+        """Put the faults and configurations in force that the files hold now.
 
-    def _look_at_files(self) -> dict[str, int]:
-        files = [*os.scandir(self._configurations), self._faults_file]
+        A file that cannot be read changes nothing, and is looked at again when it changes.
+        """
+        async with self._reloading:
+            found = self._look_at_files()
+            if found == self._seen and not is_forced:
+                return
+            self._seen = found
+            try:
+                self._read_configurations()
+                self._read_faults()
+            except (OSError, ValueError) as error:
+                _log.error("faults or configurations were not read", error=str(error))
+            for endpoint in self._endpoints.values():
+                await endpoint.adapt()
+
+    def _look_at_files(self) -> dict[str, tuple[int, int]]:
         found = {}
-        for file in files:
+        for file in (*os.scandir(self._configurations), self._faults_file):
             with contextlib.suppress(FileNotFoundError):
-                found[os.fspath(file)] = file.stat().st_mtime_ns
+                status = file.stat()
+                # A file that replaces another within one tick of the clock has another inode.
+                found[os.fspath(file)] = (status.st_mtime_ns, status.st_ino)
         return found
 
     def _read_configurations(self) -> None:
@@ -200,16 +209,8 @@ class FleetProcess:
             endpoint.device.written = file.read_bytes() if str(file) in self._seen else None
 
     def _read_faults(self) -> None:
-        """A broken file changes nothing; a name that is no device is left out."""
-        faults: dict[str, DeviceFault] = {}
-        try:
-            if str(self._faults_file) in self._seen:
-                faults = parse_faults(self._faults_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            _log.error(
-                "the faults stay as they were", file=str(self._faults_file), error=str(error)
-            )
-            return
+        is_there = str(self._faults_file) in self._seen
+        faults = parse_faults(self._faults_file.read_text(encoding="utf-8")) if is_there else {}
         if unknown := faults.keys() - self._endpoints.keys():
             _log.warning("unknown devices in the faults", devices=sorted(unknown))
         for name, endpoint in self._endpoints.items():

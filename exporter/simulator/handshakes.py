@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import cast
 
-from exporter.simulator.faults import DeviceFault, trickle, wait_for_ever
+from exporter.simulator.faults import DeviceFault, FlowControl, trickle, wait_for_ever
 
 _SSH_BANNER = b"SSH-2.0-Cisco-1.25\r\n"
 _HTTP_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
@@ -15,44 +15,27 @@ _SSH_LINE = b"this device is for authorised use only\r\n"
 _HTTP_LINE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class StreamConnection(asyncio.Protocol):
-    """A plain TCP connection with flow control, whose one task ends with it."""
+class StreamConnection(FlowControl, asyncio.Protocol):
+    """A TCP or TLS connection whose dialogue is one task that ends with it."""
 
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._may_write = asyncio.Event()
-        self._may_write.set()
-        self._task: asyncio.Task[None] | None = None
+    _transport: asyncio.Transport
+
+    async def _converse(self) -> None:
+        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        if self._task is not None:
-            self._task.cancel()
-
-    def pause_writing(self) -> None:
-        self._may_write.clear()
-
-    def resume_writing(self) -> None:
-        self._may_write.set()
+        self._task = asyncio.get_running_loop().create_task(self._converse())
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    async def drain(self) -> None:
-        await self._may_write.wait()
+        self._transport.write(data)
 
     def reset(self) -> None:
-        if self._transport is not None:
-            send_reset_on_close(self._transport.get_extra_info("socket"))
-            self._transport.abort()
+        send_reset_on_close(self._transport.get_extra_info("socket"))
+        self._transport.abort()
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        self._transport.close()
 
 
 class FailedHandshake(StreamConnection):
@@ -64,11 +47,7 @@ class FailedHandshake(StreamConnection):
         self._banner = _HTTP_HEAD if is_http else _SSH_BANNER
         self._line = _HTTP_LINE if is_http else _SSH_LINE
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._task = asyncio.get_running_loop().create_task(self._fail())
-
-    async def _fail(self) -> None:
+    async def _converse(self) -> None:
         match self._fault.fault:
             case "banner_silent":
                 self.write(self._banner)

@@ -4,7 +4,6 @@ import asyncio
 import re
 from xml.sax.saxutils import escape
 
-from exporter.simulator.device import Device
 from exporter.simulator.faults import deliver
 from exporter.simulator.ssh import DeviceSession
 
@@ -30,9 +29,6 @@ _ERROR = (
 
 class NetconfSession(DeviceSession):
     """One NETCONF session: hello, requests, close."""
-
-    def __init__(self, device: Device) -> None:
-        super().__init__(device)
 
     def subsystem_requested(self, subsystem: str) -> bool:
         return subsystem == "netconf"

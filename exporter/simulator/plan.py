@@ -71,10 +71,10 @@ def write_inventory(directory: Path, addresses: Iterable[tuple[Identity, tuple[s
         write_at_once(directory / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
-def write_at_once(file: Path, text: str) -> None:
+def write_at_once(file: Path, text: str | bytes) -> None:
     """Replace the file, so that a reader never sees half of it."""
     fresh = file.with_name(f".{file.name}.new")
-    fresh.write_text(text, encoding="utf-8")
+    fresh.write_bytes(text.encode() if isinstance(text, str) else text)
     fresh.replace(file)
 
 

@@ -5,7 +5,7 @@ import asyncio
 import asyncssh
 
 from exporter.simulator.device import Device
-from exporter.simulator.faults import wait_for_ever
+from exporter.simulator.faults import FlowControl, wait_for_ever
 from exporter.simulator.handshakes import send_reset_on_close
 
 
@@ -29,18 +29,16 @@ class DeviceLogin(asyncssh.SSHServer):
         return self._session(self._device)
 
 
-class DeviceSession(asyncssh.SSHServerSession[bytes]):
-    """A channel with flow control whose dialogue is one task that ends with it.
+class DeviceSession(FlowControl, asyncssh.SSHServerSession[bytes]):
+    """A channel whose dialogue is one task that ends with it.
 
     A session of its own in place of asyncssh's processes: it costs half the CPU.
     """
 
     def __init__(self, device: Device) -> None:
+        super().__init__()
         self._device = device
         self._reader = asyncio.StreamReader()
-        self._may_write = asyncio.Event()
-        self._may_write.set()
-        self._task: asyncio.Task[None] | None = None
 
     async def _converse(self) -> None:
         raise NotImplementedError
@@ -64,21 +62,8 @@ class DeviceSession(asyncssh.SSHServerSession[bytes]):
         self._reader.feed_eof()
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    def pause_writing(self) -> None:
-        self._may_write.clear()
-
-    def resume_writing(self) -> None:
-        self._may_write.set()
-
     def write(self, data: bytes) -> None:
         self._channel.write(data)
-
-    async def drain(self) -> None:
-        await self._may_write.wait()
 
     def reset(self) -> None:
         connection = self._channel.get_connection()

@@ -24,6 +24,8 @@ class ShellSession(DeviceSession):
         self._page_lines = 24
         self._is_privileged = not device.asks_for_secret
         self._echoes = True
+        #: The echo of a complete line goes with the answer: each packet costs both sides dearly.
+        self._held = b""
 
     def shell_requested(self) -> bool:
         return True
@@ -31,8 +33,14 @@ class ShellSession(DeviceSession):
     def data_received(self, data: bytes, datatype: object) -> None:
         lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if self._echoes:
-            self.write(lines.replace(b"\n", b"\r\n"))
+            self._held += lines.replace(b"\n", b"\r\n")
+        if self._device.conduct.latency_seconds or not lines.endswith(b"\n"):
+            self.write(b"")
         self._reader.feed_data(lines)
+
+    def write(self, data: bytes) -> None:
+        super().write(self._held + data)
+        self._held = b""
 
     async def _converse(self) -> None:
         self.write(b"\r\n" + self._prompt())
