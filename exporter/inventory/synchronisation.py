@@ -197,7 +197,7 @@ def _changes(before: InventoryDevice, after: InventoryDevice) -> tuple[Change, .
 
 def _rename(connection: Connection, renamed: Mapping[str, str]) -> None:
     rows = [{"before": before, "after": after} for before, after in renamed.items()]
-    names = _rows("names", rows, before=Text(), after=Text())
+    names = _rows("names", rows, {"before": Text(), "after": Text()})
     connection.execute(
         update(Device).where(Device.name == names.c.before).values(name=names.c.after)
     )
@@ -205,7 +205,7 @@ def _rename(connection: Connection, renamed: Mapping[str, str]) -> None:
 
 def _upsert(connection: Connection, devices: Sequence[InventoryDevice]) -> None:
     types = {name: _TYPES.get(name, Text()) for name in _COLUMNS}
-    rows = _rows("wanted", [asdict(device) for device in devices], **types)
+    rows = _rows("wanted", [asdict(device) for device in devices], types)
     statement = insert(Device).from_select(_COLUMNS, select(*rows.c))
     connection.execute(
         statement.on_conflict_do_update(
@@ -227,10 +227,12 @@ def _add_states(connection: Connection) -> None:
     )
 
 
-def _rows(name: str, rows: Sequence[Mapping[str, Any]], **types: Any) -> TableValuedAlias:
+def _rows(
+    alias: str, rows: Sequence[Mapping[str, Any]], types: Mapping[str, Any]
+) -> TableValuedAlias:
     """All rows as one parameter: one statement, however many they are."""
     return (
         func.jsonb_to_recordset(bindparam(None, list(rows), type_=JSONB))
-        .table_valued(*(column(key, type_) for key, type_ in types.items()), name=name)
+        .table_valued(*(column(key, type_) for key, type_ in types.items()), name=alias)
         .render_derived(with_types=True)
     )
