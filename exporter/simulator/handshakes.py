@@ -57,7 +57,7 @@ class FailedHandshake(StreamConnection):
                 while True:
                     self.write(self._line)
                     await self.drain()
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.1)
         await wait_for_ever()
 
 
