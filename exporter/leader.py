@@ -34,7 +34,7 @@ class LeaderDuties:
         self._engine = engine
         self._settings = settings
         self._publisher = Publisher(engine, settings.git, leadership.require)
-        self._scheduler = Scheduler(engine, settings, leadership.require, start_backup=start_backup)
+        self._scheduler = Scheduler(engine, leadership.require, start_backup=start_backup)
         self._turns = BackgroundScheduler(
             timezone="UTC",
             executors={"default": ThreadPoolExecutor(4)},

@@ -13,18 +13,11 @@ from structlog.typing import Processor
 
 from exporter.settings import LogSettings
 
-#: Libraries that log each connection, with text of the dialogue at debug level: secrets may be in
-#: it, so their debug lines are never written.
-_TALKATIVE = (
-    "procrastinate",
-    "paramiko",
-    "netmiko",
-    "ncclient",
-    "napalm",
-    "pyeapi",
-    "urllib3",
-    "asyncssh",
-)
+#: Libraries whose lines say nothing that we do not record ourselves, some with text of the dialogue,
+#: which may hold secrets: never written, whatever the threshold.
+_SILENCED = ("asyncssh", "napalm", "ncclient", "netmiko", "paramiko", "pyeapi", "urllib3")
+#: Libraries that tell of each job: only their warnings are written.
+_TALKATIVE = ("alembic", "apscheduler", "procrastinate")
 
 
 def configure(settings: LogSettings) -> None:
@@ -59,6 +52,8 @@ def configure(settings: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
+    for name in _SILENCED:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -60,7 +60,10 @@ class _Worker:
         self._engine = create_engine(
             self._settings.database, application_name="configbackup worker"
         )
-        self._collector = Collector(handshakes=self._settings.collection.handshakes)
+        self._collector = Collector(
+            handshakes=self._settings.collection.handshakes,
+            grace_seconds=self._settings.collection.grace_seconds,
+        )
         self._logins = LoginSource(self._settings.inventory, self._settings.collection)
         self._runner = Runner(
             engine=self._engine,

@@ -15,7 +15,7 @@ from exporter.settings import Selection
 
 
 def add_devices(connection: Connection, *names: str, **columns: Any) -> None:
-    """Devices with their states: ios, at site berlin, in the default zone, unless said otherwise."""
+    """Devices with their states: ios, at site berlin, in the default zone unless said otherwise."""
     values = {
         "platform": "ios",
         "driver": "ios",

@@ -15,7 +15,7 @@ from exporter.cli.context import CommandContext
 from exporter.cli.devices import devices, diff, show
 from exporter.cli.maintenance import database, inventory, publish
 from exporter.cli.output import errors
-from exporter.cli.probing import probe, trust
+from exporter.cli.probing import probe_command, trust
 from exporter.cli.schedules import schedules
 from exporter.cli.serving import check, demo, init, run, worker
 from exporter.errors import (
@@ -63,7 +63,7 @@ for command in (
     devices,
     show,
     diff,
-    probe,
+    probe_command,
     trust,
     schedules,
     inventory,

@@ -121,9 +121,9 @@ def _write_demo_settings(directory: Path) -> Path:
         "collection": {"deadline_seconds": 15, "retries": 1, "retry_delay_seconds": 5},
         "schedules": [
             {
-                "name": "every-minute",
-                "every_seconds": 60,
-                "spread_seconds": 20,
+                "name": "every-half-minute",
+                "every_seconds": 30,
+                "spread_seconds": 10,
                 "second_round": False,
                 "selection": {"all": True},
             },
