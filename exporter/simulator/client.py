@@ -168,6 +168,3 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-
-
-__all__ = ["Fleet", "SimulatedLogin", "start_fleet"]

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from exporter.simulator import texts
-from exporter.simulator.faults import DeviceFault, bend_text, is_fault
+from exporter.simulator.faults import NO_FAULT, DeviceFault, bend_text
 
 USERNAME = "backup"
 #: Devices of this role let a user in without privileges; the enable secret is asked for.
@@ -53,7 +53,7 @@ class Device:
     conduct: Conduct
     #: Secret of the fleet, from which the host keys are derived.
     key_secret: bytes
-    fault: DeviceFault | None = None
+    fault: DeviceFault = NO_FAULT
     revision: int = 0
     #: What a person wrote; it is used in place of the generated text.
     written: bytes | None = None
@@ -65,7 +65,7 @@ class Device:
         return self.identity.name
 
     def has_fault(self, *names: str) -> bool:
-        return is_fault(self.fault, *names)
+        return self.fault.fault in names
 
     def accepts(self, username: str, password: str) -> bool:
         is_right = username == USERNAME and password == self.identity.password
@@ -110,6 +110,3 @@ class Device:
         key = self.private_key(is_changed=is_changed)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return asyncssh.import_private_key(pem)
-
-
-__all__ = ["UNPRIVILEGED_ROLE", "USERNAME", "Conduct", "Device", "Identity"]

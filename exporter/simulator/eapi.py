@@ -150,6 +150,3 @@ def tls_context(device: Device, *, is_changed: bool) -> ssl.SSLContext:
         file.flush()
         context.load_cert_chain(file.name)
     return context
-
-
-__all__ = ["EapiConnection", "tls_context"]

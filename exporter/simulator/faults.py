@@ -7,7 +7,7 @@ configuration (`bend_text`), or on the way of that text to the client (`deliver`
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
@@ -30,7 +30,7 @@ FAULTS: Mapping[str, str] = {
     "empty": "the configuration has no text",
     "invalid": "the command that shows the configuration is answered with an error",
     "endless": "the configuration never ends",
-    "banner": "the configuration has the prompt in a banner, then a pause_seconds (not NETCONF)",
+    "banner": "the configuration has the prompt in a banner, and comes with pause_seconds after it",
     "pager": "the pager cannot be switched off (shell only)",
 }
 #: Faults that act before the dialogue and need no SSH or HTTP server.
@@ -49,6 +49,7 @@ COMMON_FAULTS = (
     "banner_silent",
     "no_prompt",
 )
+_HEALTHY = "none"
 _BANNER_END = b"# only authorised access"
 
 
@@ -63,12 +64,15 @@ class DeviceFault:
     pause_seconds: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.fault not in FAULTS:
+        if self.fault not in FAULTS and self.fault != _HEALTHY:
             raise ValueError(
                 f"found fault {self.fault!r}, expected one of {', '.join(sorted(FAULTS))}"
             )
         if self.bytes_per_second <= 0:
             raise ValueError("found bytes_per_second of 0 or less, expected more")
+
+
+NO_FAULT = DeviceFault(_HEALTHY)
 
 
 def parse_faults(text: str) -> dict[str, DeviceFault]:
@@ -94,21 +98,17 @@ def _parse_fault(name: str, value: Any) -> DeviceFault:
         raise ValueError(f"{name}: {error}; keys allowed: {allowed}") from None
 
 
-def is_fault(fault: DeviceFault | None, *names: str) -> bool:
-    return fault is not None and fault.fault in names
-
-
-def bend_text(fault: DeviceFault | None, text: bytes, device: str) -> bytes:
+def bend_text(fault: DeviceFault, text: bytes, device: str) -> bytes:
     """The configuration as a device with this fault has it."""
-    if is_fault(fault, "empty"):
-        return b""
-    if fault is not None and is_fault(fault, "truncated"):
-        return text[: _share(fault, text)]
-    if is_fault(fault, "banner"):
-        place = text.find(b"\ninterface ")
-        place = max(place, 0)
-        banner = b"\nbanner motd ^C\n" + device.encode() + _BANNER_END + b"\n^C"
-        return text[:place] + banner + text[place:]
+    match fault.fault:
+        case "empty":
+            return b""
+        case "truncated":
+            return text[: _share(fault, text)]
+        case "banner":
+            place = max(text.find(b"\ninterface "), 0)
+            banner = b"\nbanner motd ^C\n" + device.encode() + _BANNER_END + b"\n^C"
+            return text[:place] + banner + text[place:]
     return text
 
 
@@ -116,20 +116,11 @@ def _share(fault: DeviceFault, text: bytes) -> int:
     return len(text) // 2 if fault.after_bytes is None else fault.after_bytes
 
 
-class Wire(Protocol):
-    """What a fault needs of a connection, whatever the transport."""
+class Wire:
+    """A connection, whatever the transport: its flow control, and what a fault does with it.
 
-    def write(self, data: bytes) -> None: ...
-
-    async def drain(self) -> None: ...
-
-    def reset(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class FlowControl:
-    """The half of asyncio's protocols and asyncssh's sessions that keeps memory bounded."""
+    Goes before asyncio's protocol or asyncssh's session among the bases of a class.
+    """
 
     def __init__(self) -> None:
         self._may_write = asyncio.Event()
@@ -150,16 +141,22 @@ class FlowControl:
         if self._task is not None:
             self._task.cancel()
 
+    def write(self, data: bytes) -> None:
+        raise NotImplementedError
 
-async def deliver(wire: Wire, payload: bytes, fault: DeviceFault | None) -> None:
+    def reset(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+async def deliver(wire: Wire, payload: bytes, fault: DeviceFault) -> None:
     """Send the configuration the way this fault does.
 
     Returns when the dialogue goes on. After `stalled`, `reset`, `closed` and `endless` it never
     does: the task waits until the connection's end cancels it.
     """
-    if fault is None:
-        wire.write(payload)
-        return
     match fault.fault:
         case "slow":
             await trickle(wire, payload, fault.bytes_per_second)
@@ -204,19 +201,3 @@ async def _break_off(wire: Wire, payload: bytes, fault: str) -> None:
 async def wait_for_ever() -> None:
     """Wait until the task is cancelled."""
     await asyncio.get_running_loop().create_future()
-
-
-__all__ = [
-    "BEFORE_THE_DIALOGUE",
-    "COMMON_FAULTS",
-    "FAULTS",
-    "DeviceFault",
-    "FlowControl",
-    "Wire",
-    "bend_text",
-    "deliver",
-    "is_fault",
-    "parse_faults",
-    "trickle",
-    "wait_for_ever",
-]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.logs import get_logger
-from exporter.simulator.device import Conduct, Device, Identity
+from exporter.simulator.device import Conduct, Device
 from exporter.simulator.eapi import EapiConnection, tls_context
-from exporter.simulator.faults import BEFORE_THE_DIALOGUE, parse_faults
+from exporter.simulator.faults import BEFORE_THE_DIALOGUE, NO_FAULT, parse_faults
 from exporter.simulator.handshakes import FailedHandshake
 from exporter.simulator.netconf import NetconfSession
 from exporter.simulator.plan import (
@@ -95,10 +95,9 @@ class _Endpoint:
             self._server = None
 
     def _accept(self) -> asyncio.BaseProtocol:
-        fault = self.device.fault
         is_eapi = self.device.identity.platform == "eos"
-        if fault is not None and fault.fault in BEFORE_THE_DIALOGUE:
-            return FailedHandshake(fault, is_http=is_eapi)
+        if self.device.has_fault(*BEFORE_THE_DIALOGUE):
+            return FailedHandshake(self.device.fault, is_http=is_eapi)
         return EapiConnection(self.device) if is_eapi else self._ssh.connection()
 
 
@@ -153,13 +152,9 @@ class FleetProcess:
             device = Device(identity, plan.conduct, secret)
             self._endpoints[identity.name] = await _open_endpoint(device, index)
         await self.reload()
-        write_inventory(plan.directory, self._addresses())
-
-    def _addresses(self) -> list[tuple[Identity, tuple[str, int]]]:
-        return [
-            (endpoint.device.identity, (endpoint.address, endpoint.port))
-            for endpoint in self._endpoints.values()
-        ]
+        endpoints = self._endpoints.values()
+        addresses = [(each.device.identity, each.address, each.port) for each in endpoints]
+        write_inventory(plan.directory, addresses)
 
     async def _watch_files(self) -> None:
         while True:
@@ -214,7 +209,7 @@ class FleetProcess:
         if unknown := faults.keys() - self._endpoints.keys():
             _log.warning("unknown devices in the faults", devices=sorted(unknown))
         for name, endpoint in self._endpoints.items():
-            endpoint.device.fault = faults.get(name)
+            endpoint.device.fault = faults.get(name, NO_FAULT)
 
     async def _change_configurations(self) -> None:
         choice = random.Random(self._plan.conduct.seed)
@@ -245,6 +240,3 @@ def _key_secret(file: Path) -> bytes:
 def _allow_many_connections() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-__all__ = ["FleetPlan", "FleetProcess"]

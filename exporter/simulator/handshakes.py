@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import cast
 
-from exporter.simulator.faults import DeviceFault, FlowControl, trickle, wait_for_ever
+from exporter.simulator.faults import DeviceFault, Wire, trickle, wait_for_ever
 
 _SSH_BANNER = b"SSH-2.0-Cisco-1.25\r\n"
 _HTTP_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
@@ -15,7 +15,7 @@ _SSH_LINE = b"this device is for authorised use only\r\n"
 _HTTP_LINE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class StreamConnection(FlowControl, asyncio.Protocol):
+class StreamConnection(Wire, asyncio.Protocol):
     """A TCP or TLS connection whose dialogue is one task that ends with it."""
 
     _transport: asyncio.Transport
@@ -65,6 +65,3 @@ def send_reset_on_close(connection: socket.socket) -> None:
     """Have the kernel answer the close with RST: linger on, for 0 seconds (socket(7))."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-__all__ = ["FailedHandshake", "StreamConnection", "send_reset_on_close"]

@@ -67,6 +67,3 @@ class NetconfSession(DeviceSession):
     def _configuration(self) -> bytes:
         text = self._device.configuration().decode("utf-8", "replace")
         return escape(_NO_XML.sub("?", text)).encode()
-
-
-__all__ = ["NetconfSession"]

@@ -61,11 +61,10 @@ def faults_file(faults: Mapping[str, Any]) -> str:
     )
 
 
-def write_inventory(directory: Path, addresses: Iterable[tuple[Identity, tuple[str, int]]]) -> None:
+def write_inventory(directory: Path, addresses: Sequence[tuple[Identity, str, int]]) -> None:
     """Write Nornir's SimpleInventory, each file at once; hosts.yaml comes last."""
-    addresses = list(addresses)
-    hosts = {identity.name: _host(identity, *address) for identity, address in addresses}
-    groups = _groups([identity for identity, _ in addresses])
+    hosts = {identity.name: _host(identity, host, port) for identity, host, port in addresses}
+    groups = _groups([identity for identity, _, _ in addresses])
     defaults = {"data": {"zone": "default", "deadline_seconds": 20}}
     for name, content in (("defaults", defaults), ("groups", groups), ("hosts", hosts)):
         write_at_once(directory / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
@@ -108,6 +107,3 @@ def _groups(identities: Iterable[Identity]) -> dict[str, Any]:
 
 def _napalm_options(**optional_args: str) -> dict[str, Any]:
     return {"napalm": {"extras": {"optional_args": optional_args}}}
-
-
-__all__ = ["faults_file", "plan_devices", "plan_faults", "write_at_once", "write_inventory"]

@@ -5,7 +5,7 @@ import asyncio
 import asyncssh
 
 from exporter.simulator.device import Device
-from exporter.simulator.faults import FlowControl, wait_for_ever
+from exporter.simulator.faults import Wire, wait_for_ever
 from exporter.simulator.handshakes import send_reset_on_close
 
 
@@ -29,7 +29,7 @@ class DeviceLogin(asyncssh.SSHServer):
         return self._session(self._device)
 
 
-class DeviceSession(FlowControl, asyncssh.SSHServerSession[bytes]):
+class DeviceSession(Wire, asyncssh.SSHServerSession[bytes]):
     """A channel whose dialogue is one task that ends with it.
 
     A session of its own in place of asyncssh's processes: it costs half the CPU.
@@ -109,6 +109,3 @@ class SshListener:
             # A failed login ends the connection of most devices only after three tries.
             login_timeout=600,
         )
-
-
-__all__ = ["DeviceSession", "SshListener"]

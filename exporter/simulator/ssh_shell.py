@@ -120,6 +120,3 @@ class ShellSession(DeviceSession):
         self._echoes = True
         self.write(b"\b" * len(_MORE) + b" " * len(_MORE) + b"\b" * len(_MORE))
         return key
-
-
-__all__ = ["ShellSession"]

@@ -108,5 +108,3 @@ _VOLATILE: dict[str, Callable[[bytes, datetime, int], bytes]] = {
     "eos": _eos,
     "junos": _junos,
 }
-
-__all__ = ["PLATFORMS", "generate", "with_volatile_lines"]
