@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, Row, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 
 from exporter.errors import NothingSelected, UnknownDevice, UnknownSchedule
 from exporter.models import BackupSchedule, Device, DeviceState
@@ -18,34 +18,13 @@ from exporter.schedules import (
     synchronise_schedules,
 )
 from exporter.settings import Selection, Settings
+from tests.fleets import add_devices
+from tests.schedules.rows import schedule_named
 
 MakeSettings = Callable[..., Settings]
 NIGHTLY = {"name": "nightly", "cron": "0 2 * * *"}
 HOURLY = {"name": "hourly", "every_seconds": 3600, "selection": {"site": ["berlin"]}}
 UNCHANGED = ScheduleChanges((), (), (), ())
-
-
-def add_device(connection: Connection, name: str, **values: Any) -> int:
-    facts = {
-        "address": name,
-        "platform": "ios",
-        "driver": "ios",
-        "vendor": "Cisco",
-        "site": "berlin",
-        "zone": "default",
-        "deadline_seconds": 60,
-    }
-    device_id: int = connection.scalars(
-        insert(Device).values(name=name, **{**facts, **values}).returning(Device.id)
-    ).one()
-    connection.execute(insert(DeviceState).values(device_id=device_id))
-    return device_id
-
-
-def schedule_named(connection: Connection, name: str) -> Row[Any]:
-    return connection.execute(
-        select(BackupSchedule.__table__).where(BackupSchedule.name == name)
-    ).one()
 
 
 def intervals(connection: Connection) -> dict[str, tuple[float | None, bool]]:
@@ -128,10 +107,10 @@ def test_a_device_has_the_interval_of_all_its_schedules(
     failing = {"name": "again", "every_seconds": 60, "selection": {"failing": True}}
     nightly = {**NIGHTLY, "selection": {"platform": ["ios"]}}
     with engine.begin() as connection:
-        add_device(connection, "both")
-        add_device(connection, "night", site="rome")
-        add_device(connection, "hour", platform="eos")
-        add_device(connection, "none", platform="eos", site="rome")
+        add_devices(connection, "both")
+        add_devices(connection, "night", site="rome")
+        add_devices(connection, "hour", platform="eos")
+        add_devices(connection, "none", platform="eos", site="rome")
         synchronise_schedules(connection, make_settings(schedules=[nightly, HOURLY, failing]))
 
         assert refresh_intervals(connection) == 3
@@ -148,7 +127,7 @@ def test_a_paused_schedule_keeps_the_interval_but_schedules_nothing(
     engine: Engine, make_settings: MakeSettings
 ) -> None:
     with engine.begin() as connection:
-        add_device(connection, "core")
+        add_devices(connection, "core")
         synchronise_schedules(connection, make_settings(schedules=[HOURLY]))
         pause_schedule(connection, "hourly", by="ann")
         assert intervals(connection) == {"core": (3600, False)}
@@ -160,14 +139,14 @@ def test_a_paused_schedule_keeps_the_interval_but_schedules_nothing(
 
 def test_a_selection_takes_what_has_every_property(engine: Engine) -> None:
     with engine.begin() as connection:
-        add_device(connection, "a", groups=["edge", "core"])
-        add_device(connection, "b", site="rome", zone="dmz")
-        add_device(connection, "c", platform="eos")
-        add_device(connection, "gone", retired_at=func.now())
-        failing_id = add_device(connection, "failing", site="rome")
+        add_devices(connection, "a", groups=["edge", "core"])
+        add_devices(connection, "b", site="rome", zone="dmz")
+        add_devices(connection, "c", platform="eos")
+        add_devices(connection, "gone", retired_at=datetime.now(UTC))
+        add_devices(connection, "failing", site="rome")
         connection.execute(
             update(DeviceState)
-            .where(DeviceState.device_id == failing_id)
+            .where(DeviceState.device_id == Device.id, Device.name == "failing")
             .values(failing_since=func.now())
         )
 
@@ -185,11 +164,11 @@ def test_a_selection_takes_what_has_every_property(engine: Engine) -> None:
 
 
 def test_paused_and_disabled_devices_are_only_taken_by_name_and_by_a_person(engine: Engine) -> None:
-    tomorrow, yesterday = func.now() + timedelta(days=1), func.now() - timedelta(days=1)
+    now, day = datetime.now(UTC), timedelta(days=1)
     with engine.begin() as connection:
-        add_device(connection, "disabled", enabled=False)
-        add_device(connection, "paused", paused_until=tomorrow, paused_by="ann")
-        add_device(connection, "over", paused_until=yesterday, paused_by="ann")
+        add_devices(connection, "disabled", enabled=False)
+        add_devices(connection, "paused", paused_until=now + day, paused_by="ann")
+        add_devices(connection, "over", paused_until=now - day, paused_by="ann")
         named = Selection(devices=["disabled", "paused", "over"])
 
         def names(selection: Selection, *, by_person: bool) -> list[str]:
@@ -203,8 +182,8 @@ def test_paused_and_disabled_devices_are_only_taken_by_name_and_by_a_person(engi
 
 def test_unknown_names_and_empty_selections_are_errors(engine: Engine) -> None:
     with engine.begin() as connection:
-        add_device(connection, "a")
-        add_device(connection, "gone", retired_at=func.now())
+        add_devices(connection, "a")
+        add_devices(connection, "gone", retired_at=datetime.now(UTC))
 
         with pytest.raises(UnknownDevice, match="'b', 'gone'"):
             select_devices(connection, Selection(devices=["a", "gone", "b"]), by_person=True)
