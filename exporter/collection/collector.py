@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from exporter.collection import judging
-from exporter.collection.contracts import Fetched, Request
+from exporter.collection.contracts import Fetched, HostKeyPin, Request
 from exporter.collection.failures import failure, failure_of
 from exporter.collection.judging import Check
 from exporter.collection.redaction import redact
@@ -25,8 +25,8 @@ class Probe:
     dialogue: str
     #: Why nothing was fetched, or the first check that failed; None: all is well.
     failure: CollectionFailed | None
-    #: Fingerprint of the host key; None: the transport has none, or it was not reached.
-    fingerprint: str | None
+    #: The key that the device showed; None: the transport has none, or it was not reached.
+    host_key: HostKeyPin | None
     #: The configuration, redacted; empty where none was fetched.
     text: str
 
@@ -72,6 +72,13 @@ class Collector:
         if session is not None:
             session.cut(SessionCancelled("cancelled"))
         return session is not None
+
+    def cancel_all(self) -> None:
+        """Cut off every try that runs."""
+        with self._lock:
+            names = list(self._sessions)
+        for name in names:
+            self.cancel(name)
 
     @property
     def sessions_in_use(self) -> int:
@@ -122,7 +129,7 @@ def probe(request: Request) -> Probe:
         checks=checks,
         dialogue=redact(session.transcript, login, session.platform),
         failure=failed,
-        fingerprint=session.host_key.fingerprint if session.host_key else None,
+        host_key=session.host_key,
         text=redact(text, login, session.platform),
     )
 

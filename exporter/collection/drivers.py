@@ -18,9 +18,6 @@ from exporter.collection.judging import unframe
 from exporter.collection.sessions import Session
 from exporter.errors import ConfigBackupError
 
-#: Limit of TCP connection and handshake, where the deadline is not nearer.
-CONNECT_SECONDS = 30.0
-
 
 class NoConfiguration(ConfigBackupError):
     """The driver's answer has no running configuration in it."""
@@ -52,32 +49,16 @@ def fetch_text(session: Session) -> str:
 
 def _build_driver(session: Session) -> NetworkDriver:
     login = session.request.login
-    driver = find_driver(login, session.platform.driver)
-    return driver(
+    arguments = dict(login.optional_args)
+    if login.port is not None:
+        arguments.setdefault("port", login.port)
+    return find_driver(login, session.platform.driver)(
         login.address,
         login.username,
         login.password,
         timeout=math.ceil(session.remaining),
-        optional_args=_optional_args(driver, session),
+        optional_args=arguments,
     )
-
-
-def _optional_args(driver: type[NetworkDriver], session: Session) -> dict[str, Any]:
-    """The inventory's, over what suits this program (measured: docs of netmiko's own defaults)."""
-    login = session.request.login
-    arguments = dict(login.optional_args)
-    if login.port is not None:
-        arguments.setdefault("port", login.port)
-    # NETCONF drivers hand what they do not know to ncclient, which refuses it.
-    if not driver.__module__.endswith("netconf") and "netconf" not in driver.__name__.lower():
-        ours = {
-            "conn_timeout": min(CONNECT_SECONDS, session.remaining),
-            "auth_timeout": session.remaining,
-            "read_timeout_override": session.remaining,
-            "global_delay_factor": 0.01,
-        }
-        arguments = ours | arguments
-    return arguments
 
 
 def _fetch(driver: Any, session: Session) -> str:

@@ -20,7 +20,8 @@ def failure_of(error: Exception, session: Session) -> CollectionFailed:
         is_ready=session.ready_at is not None,
     )
     # After the deadline every exception is its consequence, whatever it says.
-    reason, decisive = reason_of(session.was_cut or error, seen)
+    cut = session.was_cut
+    reason, decisive = reason_of(error, seen) if cut is None else (_reason_of_cut(cut), cut)
     return failure(
         session,
         reason,
@@ -60,6 +61,11 @@ def reason_of(error: BaseException, seen: Circumstances) -> tuple[Reason, BaseEx
     if is_misfit and seen.has_connected and not seen.is_ready:
         return Reason.UNSUPPORTED, error
     return Reason.INTERNAL, error
+
+
+def _reason_of_cut(cut: BaseException) -> Reason:
+    place = place_of(type(cut))
+    return place if isinstance(place, Reason) else Reason.INTERNAL
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

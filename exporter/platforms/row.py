@@ -31,6 +31,9 @@ class Platform:
     end_marker: str | None = None
     #: Must stand among the first lines, where there is no end marker.
     header: str | None = None
+    #: Stands near the end of every whole text, where there is no end marker. A text without it
+    #: must be about as long as the last one.
+    footer: str | None = None
     #: Blocks open with `{` and close with `}`, each at the end of a line of its own.
     is_braced: bool = False
     #: Lines that change by themselves; left out of the hash that decides whether it changed.
@@ -42,10 +45,8 @@ class Platform:
 
     @cached_property
     def end_pattern(self) -> re.Pattern[str] | None:
-        """Finds the end marker as the last line that is not blank."""
-        if self.end_marker is None:
-            return None
-        return re.compile(rf"(?:\A|\n)(?:{self.end_marker})[ \t]*\s*\Z")
+        """Matches the last line that is not blank, where it is the end marker."""
+        return None if self.end_marker is None else re.compile(self.end_marker)
 
     @cached_property
     def volatile_pattern(self) -> re.Pattern[str] | None:
