@@ -165,6 +165,15 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     server.drop(database)
 
 
+@pytest.fixture(scope="module")
+def shared_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The same, but one for all tests of a module."""
+    server = request.config.stash[_SERVER]
+    database = server.copy_template()
+    yield database.render_as_string(hide_password=False)
+    server.drop(database)
+
+
 @pytest.fixture
 def superuser_engine(request: pytest.FixtureRequest, database_url: str) -> Iterator[Engine]:
     """The test's database, as a superuser: for killing sessions and the like."""
