@@ -30,10 +30,7 @@ class DeviceLogin(asyncssh.SSHServer):
 
 
 class DeviceSession(Wire, asyncssh.SSHServerSession[bytes]):
-    """A channel whose dialogue is one task that ends with it.
-
-    A session of its own in place of asyncssh's processes: it costs half the CPU.
-    """
+    """A channel whose dialogue is one task that ends with it."""
 
     def __init__(self, device: Device) -> None:
         super().__init__()
@@ -106,6 +103,4 @@ class SshListener:
             encoding=None,
             compression_algs=None,
             agent_forwarding=False,
-            # A failed login ends the connection of most devices only after three tries.
-            login_timeout=600,
         )
