@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, LargeBinary, text
 
 #: The queue's name of the job that runs one execution.
 TASK_NAME = "run_execution"
@@ -74,7 +74,7 @@ _CLAIM = text("""
         SELECT 'execution_started', task_id, id, device_id, 'running' FROM claimed
     )
     SELECT * FROM claimed
-""")
+""").columns(previous_sha256=LargeBinary, previous_stable_hash=LargeBinary)
 
 
 def claim(connection: Connection, execution_id: uuid.UUID, worker_id: uuid.UUID) -> Claimed | None:

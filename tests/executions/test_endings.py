@@ -256,3 +256,16 @@ def test_changed_lines_account_for_the_difference_in_length(
 
     assert added - removed == len(b"\n".join(new).splitlines()) - len(b"\n".join(old).splitlines())
     assert count_changed_lines(b"\n".join(new), b"\n".join(new)) == (0, 0)
+
+
+def test_a_claim_knows_the_current_configuration_to_compare_with(fleet: Engine) -> None:
+    trigger_backup(fleet, "a")
+    ending = success(b"one\n")
+    end_running(fleet, claim_next(fleet), ending, time_zone="UTC")
+    trigger_backup(fleet, "a")
+
+    claimed = claim_next(fleet)
+
+    assert ending.new_version is not None
+    assert claimed.previous_stable_hash == ending.new_version.stable_hash
+    assert claimed.previous_size == 4
