@@ -69,8 +69,11 @@ class LoginSource:
             return self._inventory
 
     def _keep_fresh(self) -> None:
-        while not self._is_closed:
+        while True:
+            # In this order no request, and no end, is overlooked.
             self._is_wanted.clear()
+            if self._is_closed:
+                return
             self._read()
             retry_seconds = FIRST_RETRY_SECONDS if self._inventory is None else float("inf")
             self._is_wanted.wait(min(self._settings.refresh_seconds, retry_seconds))

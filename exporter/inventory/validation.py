@@ -175,17 +175,22 @@ def _level(file: str, path: str, element: Host | Defaults) -> _Level:
 def _attribute(levels: Sequence[_Level], name: str) -> _Found:
     # Nornir's hosts and groups answer for their parents; here each level speaks for itself.
     for level in levels:
-        if level.options and (value := getattr(level.options, name)) is not None:
+        if level.options and _is_set(value := getattr(level.options, name)):
             return _Found(value, level.file, f"{level.path}.connection_options.napalm.{name}")
     for level in levels:
-        if (value := object.__getattribute__(level.element, name)) is not None:
+        if _is_set(value := object.__getattribute__(level.element, name)):
             return _Found(value, level.file, f"{level.path}.{name}")
     return _Found(None, levels[0].file, f"{levels[0].path}.{name}")
 
 
+def _is_set(value: object) -> bool:
+    # In a table an empty cell is empty text.
+    return value is not None and value != ""
+
+
 def _datum(levels: Sequence[_Level], key: str) -> _Found:
     for level in levels:
-        if (value := level.data.get(key)) is not None:
+        if _is_set(value := level.data.get(key)):
             return _Found(value, level.file, f"{level.path}.data.{key}")
     return _Found(None, levels[0].file, f"{levels[0].path}.data.{key}")
 

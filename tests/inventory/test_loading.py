@@ -184,6 +184,7 @@ class _Plugin:
         host = Host(
             "r1",
             hostname="r1",
+            platform="",  # an empty cell of a table
             groups=[group],  # type: ignore[arg-type]
             defaults=defaults,
             connection_options=options,
@@ -210,6 +211,7 @@ def test_any_plugin_of_nornir_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     device = load_plugin(url="x", nb_token="env:TEST_TOKEN").devices["r1"]
 
     assert (device.site, device.zone, device.port) == ("rome", "dmz", 2022)
+    assert device.platform == "ios"
 
 
 @pytest.mark.usefixtures("_plugin")
