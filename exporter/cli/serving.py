@@ -14,7 +14,7 @@ from exporter import logs
 from exporter.cli.context import CommandContext
 from exporter.cli.output import console, errors
 from exporter.daemon import Daemon
-from exporter.database.embedded import reachable_by
+from exporter.database.accounts import reachable_by
 from exporter.errors import ConfigBackupError
 from exporter.reference import write_sample
 from exporter.settings import DatabaseSettings, load_settings

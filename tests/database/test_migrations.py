@@ -26,7 +26,8 @@ FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid WHERE {ours}
 """
 INDEXES = "SELECT indexdef FROM pg_indexes JOIN pg_class c ON c.relname = tablename WHERE {ours}"
 TABLES = """
-SELECT c.relname || ' ' || c.relkind::text || ' ' || coalesce(array_to_string(c.reloptions, ','), '')
+SELECT c.relname || ' ' || c.relkind::text
+    || ' ' || coalesce(array_to_string(c.reloptions, ','), '')
     || ' ' || coalesce(pg_get_partkeydef(c.oid), '')
 FROM pg_class c WHERE c.relkind IN ('r', 'p') AND {ours}
 """
