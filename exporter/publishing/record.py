@@ -54,7 +54,8 @@ def require_rows(connection: Connection, written: Sequence[Written]) -> None:
         ).scalar_one()
         if found != len(set(ids)) or not all(row.version_id or row.path_id for row in written):
             raise RepositoryProblem(
-                "the branch has commits that are not of this database's waiting rows"
+                "the branch has commits that are not of this database's waiting rows\n"
+                "hint: configbackup publish --rebuild keeps that repository under another name"
             )
 
 

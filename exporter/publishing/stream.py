@@ -95,7 +95,8 @@ class CommitStream:
 
     def _problem(self) -> RepositoryProblem:
         self._errors.seek(0)
-        message = shortened(self._errors.read().decode(errors="replace"))
+        # The first line is the cause; what follows a full disk is Git's confusion about it.
+        message = shortened(self._errors.readline().decode(errors="replace"))
         return RepositoryProblem(f"git fast-import failed in {self._directory}: {message}")
 
 

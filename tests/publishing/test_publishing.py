@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 from exporter.errors import LeadershipLost
 from exporter.publishing import Publisher, history, read_version, rebuild
 from exporter.settings import GitSettings
-from tests.publishing.conftest import Fleet, no_check
+from tests.publishing.fleet import Fleet, no_check
 
 Run = Callable[..., str]
 
