@@ -39,6 +39,18 @@ def update_state(connection: Connection, **columns: Any) -> None:
     connection.execute(update(PublishingState).values(**columns))
 
 
+def is_published(connection: Connection, commit_id: str) -> bool:
+    """Whether a row was published by this commit."""
+    found: bool = connection.execute(
+        text("""
+            SELECT EXISTS (SELECT FROM configurations WHERE git_commit_id = :commit_id)
+                OR EXISTS (SELECT FROM device_paths WHERE git_commit_id = :commit_id)
+        """),
+        {"commit_id": commit_id},
+    ).scalar_one()
+    return found
+
+
 def require_rows(connection: Connection, written: Sequence[Written]) -> None:
     """Raise RepositoryProblem unless all commits are of rows that wait in this database."""
     for table, ids in (

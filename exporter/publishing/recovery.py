@@ -17,7 +17,7 @@ from exporter.publishing import repository
 from exporter.publishing.commits import DeviceFile, Written
 from exporter.publishing.outbox import batches, read_events, read_files
 from exporter.publishing.placing import place_devices
-from exporter.publishing.record import read_state, require_rows, write_back
+from exporter.publishing.record import is_published, read_state, require_rows, write_back
 from exporter.publishing.remote import Remote
 from exporter.publishing.repository import REBUILD_HINT
 from exporter.publishing.writing import write_batch
@@ -55,6 +55,10 @@ def ready_head(
             f"the repository {directory} has no branch {branch}, expected it at {expected}\n"
             f"{REBUILD_HINT}"
         )
+    if expected and _is_outdated(engine, directory, head=head, expected=expected):
+        log.warning("another machine published since this one led, the repository is outdated")
+        _restore(engine, settings, require_leadership)
+        return ready_head(engine, settings, require_leadership, closely=True)
     written = repository.commits_above(directory, expected, head)
     require_leadership()
     with engine.begin() as connection:
@@ -62,6 +66,14 @@ def ready_head(
         write_back(connection, written, head=head, expected=expected)
     log.info("commits of an interrupted turn were recognised", commits=len(written))
     return head, len(written)
+
+
+def _is_outdated(engine: Engine, directory: Path, *, head: str, expected: str) -> bool:
+    """Whether the head is a former one of ours, and what came after it was written elsewhere."""
+    if repository.has_commit(directory, expected):
+        return False
+    with engine.connect() as connection:
+        return is_published(connection, head)
 
 
 def rebuild(engine: Engine, settings: GitSettings, require_leadership: RequireLeadership) -> int:

@@ -23,22 +23,13 @@ class Remote:
             raise RepositoryProblem("no remote: git.remote_url is not set")
         self._timeout_seconds = settings.remote_timeout_seconds
         self._branch = f"refs/heads/{settings.branch}"
-        url = settings.remote_url.get_secret_value()
-        parts = urlsplit(url)
-        self._secret = parts.password or ""
-        # Git hands the URL to its helper processes as an argument: the secret must not be in it.
+        url, user, password = _without_secrets(settings.remote_url.get_secret_value())
+        # A token may stand where others have their name.
+        self._secrets = [secret for secret in (password or user,) if secret]
         configuration = {f"remote.{_NAME}.url": url, "protocol.ext.allow": "never"}
-        variables = {}
-        if self._secret:
-            user = f"{quote(unquote(parts.username or ''))}@" if parts.username else ""
-            host = parts.netloc.rpartition("@")[2]
-            bare = urlunsplit(parts._replace(netloc=user + host))
-            configuration |= {f"remote.{_NAME}.url": bare, "credential.helper": _HELPER}
-            variables = {
-                _USER: unquote(parts.username or ""),
-                _PASSWORD: unquote(self._secret),
-            }
-        self._variables = environment(configuration) | variables
+        if user or password:
+            configuration["credential.helper"] = _HELPER
+        self._variables = environment(configuration) | {_USER: user, _PASSWORD: password}
 
     def push(self, directory: Path, commit_id: str) -> None:
         """Move the remote's branch forward to the commit; never by force."""
@@ -81,7 +72,23 @@ class Remote:
             raise RepositoryProblem(f"the remote could not be cloned: {details}")
 
     def _redacted(self, message: str) -> str:
-        for secret in (self._secret, unquote(self._secret)):
-            if secret:
-                message = message.replace(secret, "***")
+        for secret in self._secrets:
+            message = message.replace(secret, "***").replace(quote(secret, safe=""), "***")
         return message
+
+
+def _without_secrets(url: str) -> tuple[str, str, str]:
+    """The URL, the user and the password to give over HTTP.
+
+    Git hands the URL to its helper processes as an argument, so no secret may be left in it; the
+    user of an SSH URL is none.
+    """
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url, "", ""
+    userinfo, _, host = parts.netloc.rpartition("@")
+    if parts.scheme in ("http", "https"):
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        return urlunsplit(parts._replace(netloc=host)), user, password
+    user = userinfo.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}@{host}")), "", ""

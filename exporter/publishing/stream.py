@@ -29,7 +29,8 @@ class CommitStream:
         self._directory = directory
         self._parent = parent
         self._identity = identity
-        self._commits: list[Commit] = []
+        # The rows of each commit; contents are not kept.
+        self._rows: list[tuple[int | None, int | None]] = []
         # Files, not pipes: nobody has to read them while the stream is written.
         self._answers = tempfile.TemporaryFile()  # noqa: SIM115
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
@@ -63,25 +64,24 @@ class CommitStream:
 
     def write(self, commit: Commit) -> None:
         """Send a commit on top of the last one."""
-        parent = self._parent if not self._commits else None
-        self._commits.append(commit)
-        mark = len(self._commits)
+        parent = self._parent if not self._rows else None
+        self._rows.append((commit.version_id, commit.path_id))
+        mark = len(self._rows)
         self._send(format_commit(commit, mark=mark, parent=parent, identity=self._identity))
 
     def finish(self) -> list[Written]:
         """Wait until all objects are stored; the ids of the commits, in order."""
-        marks = range(1, len(self._commits) + 1)
+        marks = range(1, len(self._rows) + 1)
         self._send("".join(f"get-mark :{mark}\n" for mark in marks).encode() + b"done\n")
         assert self._process.stdin is not None
         self._process.stdin.close()
         if self._process.wait() != 0:
             raise self._problem()
         self._answers.seek(0)
+        commit_ids = self._answers.read().decode().split()
         return [
-            Written(commit_id, commit.version_id, commit.path_id)
-            for commit_id, commit in zip(
-                self._answers.read().decode().split(), self._commits, strict=True
-            )
+            Written(commit_id, version_id, path_id)
+            for commit_id, (version_id, path_id) in zip(commit_ids, self._rows, strict=True)
         ]
 
     def _send(self, data: bytes) -> None:

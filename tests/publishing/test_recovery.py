@@ -227,6 +227,23 @@ def test_where_no_repository_lies_it_is_rebuilt_before_publishing(
     assert fleet.value("SELECT count(*) FROM configurations WHERE git_commit_id IS NULL") == 0
 
 
+def test_a_leader_that_comes_back_catches_up_with_what_another_machine_published(
+    fleet: Fleet, engine: Engine, publisher: Publisher, git_settings: GitSettings, run: Run
+) -> None:
+    other = git_settings.model_copy(update={"directory": git_settings.directory / "../other.git"})
+    device = fleet.add_device("core")
+    fleet.store(device, b"a\n")
+    publisher.publish()
+    elsewhere = Publisher(engine, other, no_check)
+    assert elsewhere.publish() == 0
+    fleet.store(device, b"b\n")
+    assert elsewhere.publish() == 1
+    assert publisher.publish() == 0
+    fleet.store(device, b"c\n")
+    assert publisher.publish() == 1
+    assert run("rev-parse", "main~1") == run("rev-parse", "main", directory=other.directory)
+
+
 def test_another_branch_name_goes_on_where_the_old_one_was(
     fleet: Fleet, engine: Engine, publisher: Publisher, git_settings: GitSettings, run: Run
 ) -> None:

@@ -49,8 +49,8 @@ class _GitServer(BaseHTTPRequestHandler):
     seen: ClassVar[list[str]]
 
     def do_GET(self) -> None:
-        expected = base64.b64encode(f"git:{SECRET}".encode()).decode()
-        if self.headers.get("Authorization") != f"Basic {expected}":
+        given = self.headers.get("Authorization", "").removeprefix("Basic ")
+        if base64.b64decode(given).decode() not in (f"git:{SECRET}", f"{SECRET}:"):
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="git"')
             self.send_header("Content-Length", "0")
@@ -95,7 +95,7 @@ class _GitServer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(remote: Path) -> Iterator[str]:
-    """`host:port` of a Git server that wants the user git and SECRET."""
+    """`host:port` of a Git server that wants SECRET, of the user git or as a token."""
     _GitServer.projects, _GitServer.seen = str(remote.parent), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), _GitServer)
     thread = threading.Thread(target=server.serve_forever)
@@ -202,10 +202,17 @@ def test_a_new_leader_rebuilds_where_the_remote_lags_and_can_push_afterwards(
     assert second.push() is True
 
 
-def test_the_password_of_a_remote_is_in_no_argument(
-    fleet: Fleet, engine: Engine, git_settings: GitSettings, server: str, remote: Path, run: Run
+@pytest.mark.parametrize("userinfo", [f"git:{QUOTED}", QUOTED], ids=["password", "token"])
+def test_the_secret_of_a_remote_is_in_no_argument(
+    userinfo: str,
+    fleet: Fleet,
+    engine: Engine,
+    git_settings: GitSettings,
+    server: str,
+    remote: Path,
+    run: Run,
 ) -> None:
-    url = SecretStr(f"http://git:{QUOTED}@{server}/remote.git")
+    url = SecretStr(f"http://{userinfo}@{server}/remote.git")
     publisher = Publisher(engine, git_settings.model_copy(update={"remote_url": url}), no_check)
     fleet.store(fleet.add_device("core"), b"a\n")
     publisher.publish()
