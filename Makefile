@@ -4,7 +4,8 @@
 # Simulated devices and PostgreSQL make the tests wait more than compute.
 PYTEST_WORKERS ?= 3
 # The smaller second run: what speaks SQL, against another release of PostgreSQL.
-SECOND_RUN = $(wildcard tests/database tests/executions tests/schedules tests/inventory)
+SECOND_RUN = tests/database tests/executions tests/test_leadership.py \
+	tests/inventory/test_synchronisation.py
 
 BIN = .venv/bin
 
@@ -35,7 +36,8 @@ check: set-up ## Lint, format, types and the floors of the house
 
 test: check servers ## Everything that must pass: checks, tests, tests on Debian's PostgreSQL
 	$(BIN)/pytest -n $(PYTEST_WORKERS)
-	$(BIN)/python tools/debian_postgresql.py $(BIN)/pytest -n $(PYTEST_WORKERS) -m "not embedded" $(SECOND_RUN)
+	$(BIN)/python tools/debian_postgresql.py $(BIN)/pytest -n $(PYTEST_WORKERS) \
+		-m "not embedded" $(SECOND_RUN)
 
 format: set-up ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

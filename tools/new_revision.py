@@ -6,6 +6,7 @@ Read it before you commit it: Alembic does not see changed checks, and knows not
 """
 
 import shutil
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,9 @@ from exporter.settings import DatabaseSettings
 def main(message: str) -> None:
     directory = Path(tempfile.mkdtemp(prefix="configbackup-revision-", dir="/tmp"))
     directory.chmod(0o755)
-    settings = DatabaseSettings(directory=directory)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        settings = DatabaseSettings(directory=directory, port=probe.getsockname()[1])
     server = EmbeddedPostgres(settings)
     server.start()
     try:
