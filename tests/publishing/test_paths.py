@@ -72,7 +72,7 @@ def test_every_entry_of_a_path_is_safe_on_every_file_system(name: str) -> None:
         assert not re.fullmatch(r"(?i)(con|prn|aux|nul|(com|lpt)\d)(\..*)?", entry)
 
 
-@settings(max_examples=300)
+@settings(deadline=None)
 @given(
     template=st.sampled_from(TEMPLATES),
     fleet=st.lists(st.tuples(names, names), max_size=12, unique_by=lambda pair: pair[0]),
