@@ -4,6 +4,7 @@ The controller of pytest-xdist starts the server and hands its address to the wo
 CONFIGBACKUP_TEST_DATABASE_URL, the URL of a superuser, another server is used.
 """
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -11,7 +12,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from exporter.settings import DatabaseSettings, Settings
 
 SERVER_VARIABLE = "CONFIGBACKUP_TEST_DATABASE_URL"
 _TEMPLATE = "configbackup_template"
+_PREFIX = "configbackup-test-"
 
 MakeSettings = Callable[..., Settings]
 
@@ -65,7 +67,7 @@ class _Server:
 
 
 _SERVER = pytest.StashKey[_Server]()
-_EMBEDDED = pytest.StashKey[tuple[EmbeddedPostgres, Path]]()
+_CLEAN_UP = pytest.StashKey[ExitStack]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,10 +88,8 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _EMBEDDED in config.stash:
-        embedded, directory = config.stash[_EMBEDDED]
-        embedded.stop()
-        shutil.rmtree(directory)
+    if _CLEAN_UP in config.stash:
+        config.stash[_CLEAN_UP].close()
 
 
 def _start_server(config: pytest.Config) -> _Server:
@@ -97,17 +97,48 @@ def _start_server(config: pytest.Config) -> _Server:
     if url := os.environ.pop(SERVER_VARIABLE, None):
         superuser = make_url(url).set(drivername="postgresql+psycopg2")
         return _Server(superuser, superuser)
-    directory = Path(tempfile.mkdtemp(prefix="configbackup-test-", dir="/tmp"))
-    # Where we are root its user must reach it.
-    directory.chmod(0o755)
-    settings = DatabaseSettings(directory=directory, port=_free_port(), system_user=_system_user())
-    embedded = EmbeddedPostgres(settings)
-    embedded.start()
-    config.stash[_EMBEDDED] = embedded, directory
+    _remove_left_overs()
+    config.stash[_CLEAN_UP] = ExitStack()
+    settings = config.stash[_CLEAN_UP].enter_context(_embedded_settings())
+    EmbeddedPostgres(settings).start()
     server = _Server(superuser_url(settings), embedded_url(settings))
     # No test cuts the power: a killed process loses nothing that the system still holds.
     server.execute("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
     return server
+
+
+@contextmanager
+def _embedded_settings() -> Iterator[DatabaseSettings]:
+    """Settings of an embedded server, not started yet; stopped and removed afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+    # Where we are root the server's user must reach it.
+    directory.chmod(0o755)
+    with (directory / "in_use").open("w") as in_use:
+        fcntl.flock(in_use, fcntl.LOCK_EX)
+        yield _settings_in(directory)
+        _remove_server(directory)
+
+
+def _settings_in(directory: Path) -> DatabaseSettings:
+    return DatabaseSettings(
+        directory=directory / "postgresql", port=_free_port(), system_user=_system_user()
+    )
+
+
+def _remove_server(directory: Path) -> None:
+    EmbeddedPostgres(_settings_in(directory)).stop()
+    shutil.rmtree(directory)
+
+
+def _remove_left_overs() -> None:
+    """Stop and remove what a killed run of this user left behind; nobody holds its lock."""
+    for directory in Path("/tmp").glob(f"{_PREFIX}*"):
+        in_use = directory / "in_use"
+        with suppress(FileNotFoundError, PermissionError, BlockingIOError):
+            if in_use.stat().st_uid == os.geteuid():
+                with in_use.open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove_server(directory)
 
 
 def _system_user() -> str:
@@ -141,19 +172,6 @@ def shared_embedded_settings() -> Iterator[DatabaseSettings]:
     """The same, but one for all tests of a module: it may be running, and have data."""
     with _embedded_settings() as settings:
         yield settings
-
-
-@contextmanager
-def _embedded_settings() -> Iterator[DatabaseSettings]:
-    directory = Path(tempfile.mkdtemp(prefix="configbackup-test-", dir="/tmp"))
-    # Where we are root the server's user must reach it.
-    directory.chmod(0o755)
-    settings = DatabaseSettings(
-        directory=directory / "postgresql", port=_free_port(), system_user=_system_user()
-    )
-    yield settings
-    EmbeddedPostgres(settings).stop()
-    shutil.rmtree(directory)
 
 
 @pytest.fixture
