@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from exporter.backups import close_ended_backups, start_backup
 from exporter.database.partitions import ensure_partitions
+from exporter.database.reporting import describe_installation, end_long_readers
 from exporter.errors import ConfigBackupError
 from exporter.executions.cancelling import cancel_executions
 from exporter.executions.recovery import recover_vanished
@@ -17,10 +18,11 @@ from exporter.inventory import load_inventory, synchronise
 from exporter.jobs import delete_stalled_jobs, requeue_lost
 from exporter.leadership import Leadership
 from exporter.logs import get_logger
+from exporter.metrics.stores import MEASURE_SECONDS, measure_stores
 from exporter.processes import forget_silent_processes
 from exporter.publishing import Publisher
 from exporter.queries.executions import waiting_executions_of_retired_devices
-from exporter.scheduler import Scheduler
+from exporter.scheduler import Scheduler, SchedulerStatus
 from exporter.schedules import refresh_intervals, synchronise_schedules
 from exporter.settings import Settings
 
@@ -46,12 +48,14 @@ class LeaderDuties:
         _guarded("inventory", self.synchronise_inventory)()
         _guarded("schedules", self._synchronise_schedules)()
         self._every(1, "backups", self._close_backups)
-        self._every(1, "publishing", self._publisher.publish)
+        self._every(1, "publishing", self._publish_all)
         self._every(1, "pushing", self._publisher.push)
         self._every(5, "recovery", self._recover)
         self._every(60, "queue", self._tidy_queue)
+        self._every(MEASURE_SECONDS, "stores", self._measure_stores)
         self._every(3600, "partitions", self._make_partitions)
         self._every(3600, "intervals", self._refresh_intervals)
+        self._every(10, "readers", self._end_long_readers)
         self._every(
             self._settings.inventory.refresh_seconds, "inventory", self.synchronise_inventory
         )
@@ -64,6 +68,10 @@ class LeaderDuties:
         self._scheduler.stop()
         if self._turns.running:
             self._turns.shutdown(wait=True)
+
+    @property
+    def scheduler_status(self) -> SchedulerStatus:
+        return self._scheduler.status
 
     def synchronise_inventory(self) -> None:
         """Read the inventory and bring `devices` in line; a broken one changes nothing.
@@ -91,6 +99,11 @@ class LeaderDuties:
         with self._engine.begin() as connection:
             synchronise_schedules(connection, self._settings)
             refresh_intervals(connection)
+            describe_installation(connection, self._settings)
+
+    def _publish_all(self) -> None:
+        while self._publisher.publish():
+            pass
 
     def _close_backups(self) -> None:
         with self._engine.begin() as connection:
@@ -108,6 +121,9 @@ class LeaderDuties:
             delete_stalled_jobs(connection)
         forget_silent_processes(self._engine)
 
+    def _measure_stores(self) -> None:
+        measure_stores(self._engine, self._settings)
+
     def _make_partitions(self) -> None:
         with self._engine.begin() as connection:
             ensure_partitions(connection)
@@ -115,6 +131,10 @@ class LeaderDuties:
     def _refresh_intervals(self) -> None:
         with self._engine.begin() as connection:
             refresh_intervals(connection)
+
+    def _end_long_readers(self) -> None:
+        with self._engine.begin() as connection:
+            end_long_readers(connection, self._settings.database)
 
     def _every(self, seconds: float, name: str, turn: Callable[[], object]) -> None:
         self._turns.add_job(

@@ -65,7 +65,7 @@ def write_inventory(directory: Path, addresses: Sequence[tuple[Identity, str, in
     """Write Nornir's SimpleInventory, each file at once; hosts.yaml comes last."""
     hosts = {identity.name: _host(identity, host, port) for identity, host, port in addresses}
     groups = _groups([identity for identity, _, _ in addresses])
-    defaults = {"data": {"zone": "default", "deadline_seconds": 20}}
+    defaults = {"data": {"zone": "default"}}
     for name, content in (("defaults", defaults), ("groups", groups), ("hosts", hosts)):
         write_at_once(directory / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
 
