@@ -38,6 +38,8 @@ def fetch_text(session: Session) -> str:
         driver.open()
         session.mark_ready()
         text = _fetch(driver, session)
+        # A driver that heeds nothing may return long after the deadline.
+        session.check()
         session.mark_fetched()
     except BaseException:
         session.shut_down()

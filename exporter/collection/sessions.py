@@ -109,8 +109,9 @@ class Session:
         """Why this session was or must be cut off; None: it was not."""
         if self._cut is None and monotonic() >= self.deadline:
             seconds = self.request.deadline_seconds
-            waited = ", all of it waiting for a handshake" if self.is_waiting_for_turn else ""
-            self._cut = DeadlineExceeded(f"not finished within {seconds:g} s{waited}")
+            waiting = ", still waiting for its turn to shake hands"
+            note = waiting if self.is_waiting_for_turn else ""
+            self._cut = DeadlineExceeded(f"not finished within {seconds:g} s{note}")
         return self._cut
 
     def check(self) -> None:
@@ -156,7 +157,10 @@ class Session:
 
     def adopt(self, connecting: Any) -> None:
         """Watch a socket that is about to connect; a duplicate outlives the library's close."""
-        self.check()
+        if cut := self.was_cut:
+            # No library expects this error here and would close it.
+            connecting.close()
+            raise cut
         duplicate = socket.socket(fileno=socket.dup(connecting.fileno()))
         with self._lock:
             self._sockets.append(duplicate)
@@ -336,6 +340,8 @@ def _start_client(transport: paramiko.Transport, session: Session, start: Any) -
         _check_host_key(session.host_key, session.request.pinned_key)
     except BaseException:
         transport.close()
+        # A transport that never started leaves its socket open.
+        transport.sock.close()
         raise
     session.connected_at = monotonic()
 

@@ -125,9 +125,7 @@ def test_what_a_pager_leaves_behind_is_taken_out(pager: str) -> None:
         ("!\nbanner % Invalid\n" + "interface Gi0/1\n" * 40 + "end\n", "ios", None),
     ],
 )
-def test_an_answer_is_named_for_what_it_is(
-    text: str, platform: str, reason: Reason | None
-) -> None:
+def test_an_answer_is_named_for_what_it_is(text: str, platform: str, reason: Reason | None) -> None:
     assert verdict(text, platform) is reason
 
 
