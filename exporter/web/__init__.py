@@ -1,6 +1,7 @@
-"""What the daemon serves over HTTP: the Flask application and the one listener under it."""
+"""What the daemon serves over HTTP: the Flask applications and the listeners under them."""
 
-from exporter.web.application import create_app
+from exporter.web.application import create_app, create_metrics_app
 from exporter.web.listener import Listener
+from exporter.web.metrics import metrics_listener
 
-__all__ = ["Listener", "create_app"]
+__all__ = ["Listener", "create_app", "create_metrics_app", "metrics_listener"]

@@ -1,6 +1,5 @@
 """The Flask application: routes, errors in one shape, security headers."""
 
-import threading
 from datetime import datetime
 
 from flask import Flask, Response, render_template
@@ -11,8 +10,11 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from exporter import logs
 from exporter.errors import DatabaseProblem
 from exporter.settings import Settings
+from exporter.web.health import add_health
+from exporter.web.metrics import MetricsSource, add_metrics
 from exporter.web.overview import OverviewSource
 from exporter.web.problems import MEDIA_TYPE, problem
+from exporter.web.streams import Streams
 
 log = logs.get_logger(__name__)
 
@@ -28,20 +30,17 @@ _HEADERS = {
 }
 
 
-def create_app(engine: Engine, settings: Settings) -> Flask:
+def create_app(engine: Engine, settings: Settings, metrics: MetricsSource | None = None) -> Flask:
     """The application; it connects to PostgreSQL only when a request needs it.
 
-    `app.extensions["stopping"]` is an event that the listener sets when it stops: an answer
-    without an end must watch it.
+    An answer without an end goes through `app.extensions["streams"].admit` (see `Streams`).
     """
     app = Flask(__name__)
-    app.extensions["stopping"] = threading.Event()
+    app.extensions["streams"] = Streams()
     overview = OverviewSource(engine)
-
-    @app.get("/healthz")
-    def healthz() -> dict[str, str]:
-        """The process lives; says nothing about PostgreSQL."""
-        return {"status": "ok"}
+    add_health(app, engine)
+    if metrics is not None and settings.metrics.address is None:
+        add_metrics(app, metrics, settings.metrics)
 
     @app.get("/")
     def index() -> tuple[str, int]:
@@ -55,6 +54,17 @@ def create_app(engine: Engine, settings: Settings) -> Flask:
 
     app.add_template_filter(lambda moment: moment.astimezone(settings.zone_info), "local")
     app.add_template_filter(_duration, "duration")
+    _answer_errors_in_one_shape(app)
+    app.after_request(_add_headers)
+    return app
+
+
+def create_metrics_app(engine: Engine, settings: Settings, metrics: MetricsSource) -> Flask:
+    """The application of the listener of metrics.address, which serves nothing else."""
+    app = Flask(__name__, static_folder=None)
+    app.extensions["streams"] = Streams()
+    add_health(app, engine)
+    add_metrics(app, metrics, settings.metrics)
     _answer_errors_in_one_shape(app)
     app.after_request(_add_headers)
     return app

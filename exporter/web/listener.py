@@ -2,7 +2,7 @@
 
 Why waitress, and the numbers: docs/decisions/0001-listener.md. Its main loop reads requests and
 sends answers, so slow clients hold no thread; its threads run the application. A stream of events
-holds a thread for as long as it lasts. What waitress leaves unbounded (how long a request may
+has a thread for as long as it lasts. What waitress leaves unbounded (how long a request may
 trickle in, an answer trickle out, and what unsent answers take together) is bounded here.
 """
 
@@ -12,40 +12,45 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flask import Flask
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.utilities import Error
 
 from exporter import logs
 from exporter.errors import ListenerProblem
 from exporter.settings import HttpSettings
 from exporter.web.problems import MEDIA_TYPE, problem
+from exporter.web.streams import Streams
 
 log = logs.get_logger(__name__)
 
-#: Streams of events that may be open at once; whoever opens them keeps to it.
-MAXIMUM_STREAMS = 200
+#: The system's send buffer of a connection: its memory too is bounded (on loopback it grows to
+#: several MB), and waitress reads this much of a waiting answer for each attempt to send.
+_SEND_BUFFER_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
 class Limits:
     """What clients may take of this process."""
 
-    #: One a stream, and some for everything else.
-    threads: int = MAXIMUM_STREAMS + 16
+    #: Requests that the application answers at once; each open stream has one more thread.
+    threads: int = 8
     connections: int = 2_000
     header_bytes: int = 16 * 1024
     #: Ten thousand names of devices fit.
     body_bytes: int = 1024 * 1024
     #: An answer up to this size never makes its thread wait for the client.
     buffered_answer_bytes: int = 16 * 1024 * 1024
-    #: Unsent answers of all clients together, most of it in temporary files; beyond it those that
-    #: have been on their way for the longest time are cut off.
-    buffered_bytes: int = 256 * 1024 * 1024
+    #: Unsent answers of all clients together. Beyond it requests are refused; from half of it on,
+    #: those answers are cut off that have been on their way for the longest time.
+    buffered_bytes: int = 64 * 1024 * 1024
     #: From the first byte of a request to its last.
     request_seconds: float = 30
     #: From the end of an answer's making to its last byte sent.
@@ -58,8 +63,18 @@ class Limits:
     stop_seconds: float = 3
 
 
+class _Busy(Error):  # type: ignore[misc]
+    code = 503
+    reason = "Service Unavailable"
+
+
+def _asks_life(request: HTTPRequestParser) -> bool:
+    """Such requests go before all others and are never refused."""
+    return not request.error and request.path == "/healthz"
+
+
 class _ProblemTask(ErrorTask):  # type: ignore[misc]
-    """Requests that waitress itself refuses are answered in the shape of all other errors."""
+    """Requests that never reach the application are answered in the shape of all other errors."""
 
     def execute(self) -> None:
         error = self.request.error
@@ -90,6 +105,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return int(super().write_soon(data))
 
     def service(self) -> None:
+        request = self.requests[0]
+        if self.server.unsent_bytes > self.server.limits.buffered_bytes and not _asks_life(request):
+            request.error = _Busy("too many answers wait for slow clients; try again in a second")
         super().service()
         self.phase_began_at = time.time()
 
@@ -111,27 +129,45 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     def cut(self) -> None:
         """End the connection; the loop then cleans up, also where the client reads nothing."""
-        try:
+        # One that has ended by itself meanwhile needs no cutting.
+        with suppress(OSError):
             # A reset instead of an orderly end, for which the system would keep what is unsent.
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            log.debug("a connection ended before it was cut off")
+
+
+class _Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """The threads; whether the process lives is answered before what else waits."""
+
+    def add_task(self, task: _Channel) -> None:
+        if not _asks_life(task.requests[0]):
+            super().add_task(task)
+            return
+        with self.lock:
+            self.queue.appendleft(task)
+            self.queue_cv.notify()
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel
     limits: Limits
 
+    @property
+    def unsent_bytes(self) -> int:
+        return sum(channel.total_outbufs_len for channel in list(self.active_channels.values()))
+
     def maintenance(self, now: float) -> None:
-        """Cut off what is overdue; the loop calls this every second."""
+        """Cut off what is overdue or in the way; the loop calls this every second."""
         channels: list[_Channel] = list(self.active_channels.values())
         overdue = [channel for channel in channels if channel.is_overdue(now)]
-        for channel in overdue + self._too_much_unsent(channels):
+        crowding = self._crowding(channels)
+        for channel in overdue + crowding:
             channel.cut()
+        if overdue or crowding:
+            log.info("slow clients were cut off", overdue=len(overdue), crowding=len(crowding))
 
-    def _too_much_unsent(self, channels: list[_Channel]) -> list[_Channel]:
-        excess = sum(channel.total_outbufs_len for channel in channels) - self.limits.buffered_bytes
+    def _crowding(self, channels: list[_Channel]) -> list[_Channel]:
+        excess = self.unsent_bytes - self.limits.buffered_bytes // 2
         cut = []
         sending = [channel for channel in channels if channel.is_sending]
         for channel in sorted(sending, key=lambda channel: channel.phase_began_at):
@@ -158,6 +194,7 @@ class Listener:
 
     def __init__(self, app: Flask, settings: HttpSettings, limits: Limits = Limits()) -> None:
         self._app = app
+        self._streams: Streams = app.extensions["streams"]
         self._settings = settings
         self._limits = limits
         self._server: _Server | None = None
@@ -167,24 +204,31 @@ class Listener:
         """Bind and serve, in threads of its own. Raises ListenerProblem where it cannot bind."""
         # One line a waiting request would let clients fill the log.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-        bound = _bind(self._settings)
+        bound = bind(self._settings.address, self._settings.port)
         limits = self._limits
         adjustments = Adjustments(
             sockets=[bound],
-            threads=limits.threads,
             connection_limit=_connection_limit(limits.connections),
             max_request_header_size=limits.header_bytes,
             max_request_body_size=limits.body_bytes,
             outbuf_high_watermark=limits.buffered_answer_bytes,
+            # No temporary files: writing them takes longer than making the answer.
+            outbuf_overflow=limits.buffered_answer_bytes,
             cleanup_interval=1,
             # select() knows no file descriptors beyond 1,024.
             asyncore_use_poll=True,
             log_socket_errors=False,
             ident=None,
         )
+        dispatcher = _Dispatcher()
+        dispatcher.set_thread_count(limits.threads)
+        self._streams.when_changed(
+            lambda count: dispatcher.set_thread_count(limits.threads + count)
+        )
         self._server = _Server(
             self._app,
             _sock=bound,
+            dispatcher=dispatcher,
             adj=adjustments,
             sockinfo=(bound.family, bound.type, bound.proto, bound.getsockname()),
             bind_socket=False,
@@ -208,7 +252,7 @@ class Listener:
         if self._server is None or self._loop is None:
             return
         server, self._server = self._server, None
-        self._app.extensions["stopping"].set()
+        self._streams.stop()
         server.trigger.pull_trigger(server.accept_no_more)
         server.task_dispatcher.shutdown(timeout=self._limits.stop_seconds)
         server.trigger.pull_trigger(server.end_loop)
@@ -221,18 +265,21 @@ class Listener:
             server.trigger.close()
 
 
-def _bind(settings: HttpSettings) -> socket.socket:
-    address, port = settings.address, settings.port
+def bind(address: str, port: int) -> socket.socket:
+    """A listening socket. Raises ListenerProblem."""
     try:
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, sockaddr = found[0]
-        return socket.create_server(sockaddr[:2], family=family)
+        bound = socket.create_server(sockaddr[:2], family=family)
     except OSError as error:
         raise ListenerProblem(
             f"cannot listen on {address} port {port}: {error.strerror or error}\n"
             "hint: another daemon may run already; set http.address and http.port to what is free "
             "on this machine"
         ) from error
+    # The connections that it accepts inherit it.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return bound
 
 
 def _connection_limit(wanted_connections: int) -> int:

@@ -14,18 +14,18 @@ from exporter.errors import ListenerProblem
 from exporter.settings import HttpSettings, Settings
 from exporter.web import Listener, create_app
 from exporter.web.listener import Limits
+from exporter.web.streams import MAXIMUM_STREAMS, Streams
 
 LOOPBACK = HttpSettings(port=0)
 FAST = Limits(
-    threads=8,
-    buffered_bytes=1024 * 1024,
     request_seconds=1,
     answer_seconds=1,
     stalled_seconds=1,
     idle_seconds=1,
     stop_seconds=1,
 )
-PATIENT = Limits(threads=8, stop_seconds=1)
+PATIENT = Limits(stop_seconds=1)
+CROWDED = Limits(buffered_bytes=20 * 1024 * 1024, stop_seconds=1)
 
 
 class Site:
@@ -36,18 +36,18 @@ class Site:
         app = create_app(sqlalchemy.create_engine("postgresql+psycopg2://nobody@/"), Settings())
         self.let_go = threading.Event()
         self.ended_streams = threading.Semaphore(0)
-        stopping: threading.Event = app.extensions["stopping"]
+        streams: Streams = app.extensions["streams"]
 
         @app.get("/stream")
         def stream() -> Response:
             def messages() -> Iterator[bytes]:
                 try:
-                    while not stopping.wait(0.02):
+                    while not streams.stopping.wait(0.02):
                         yield b"data: tick\n\n"
                 finally:
                     self.ended_streams.release()
 
-            return Response(messages(), content_type="text/event-stream")
+            return Response(streams.admit(messages()), content_type="text/event-stream")
 
         @app.get("/large")
         def large() -> bytes:
@@ -56,6 +56,11 @@ class Site:
         @app.get("/flood")
         def flood() -> Response:
             return Response(b"x" * 1024 * 1024 for _ in range(1_000_000))
+
+        @app.get("/slow")
+        def slow() -> str:
+            self.let_go.wait(0.1)
+            return "done"
 
         @app.get("/stubborn")
         def stubborn() -> str:
@@ -164,6 +169,15 @@ def test_an_answer_that_nobody_takes_is_cut_off(site: Site) -> None:
         closed_within(client, 5)
 
 
+def test_slow_readers_make_room_for_others() -> None:
+    with running(CROWDED) as site, ExitStack() as clients:
+        slow = [clients.enter_context(site.get("/large")) for _ in range(8)]
+        assert site.is_well()
+        closed_within(slow[0], 5)
+        while not starts_well(site.get("/large")):
+            pass
+
+
 def test_a_stream_that_nobody_takes_gives_its_thread_back(site: Site) -> None:
     with ExitStack() as clients:
         for _ in range(FAST.threads):
@@ -176,6 +190,38 @@ def test_a_stream_whose_client_reads_stays_open(site: Site) -> None:
         began_at = time.monotonic()
         while time.monotonic() - began_at < 3:
             assert client.recv(1024)
+
+
+def test_streams_take_no_thread_from_other_requests(patient_site: Site) -> None:
+    with ExitStack() as clients:
+        streams = [clients.enter_context(patient_site.get("/stream")) for _ in range(50)]
+        for stream in streams:
+            assert stream.recv(1024).startswith(b"HTTP/1.1 200")
+        assert patient_site.is_well()
+
+
+def test_a_stream_beyond_the_maximum_is_refused_until_one_ends(patient_site: Site) -> None:
+    with ExitStack() as clients:
+        streams = [clients.enter_context(patient_site.get("/stream")) for _ in range(200)]
+        for stream in streams:
+            assert stream.recv(1024).startswith(b"HTTP/1.1 200")
+        assert len(streams) == MAXIMUM_STREAMS
+        with patient_site.get("/stream") as refused:
+            assert refused.recv(1024).startswith(b"HTTP/1.1 503")
+        streams[0].close()
+        assert patient_site.ended_streams.acquire(timeout=5)
+        # The place is free a moment after its messages have ended.
+        while not starts_well(patient_site.get("/stream")):
+            pass
+
+
+def test_the_process_lives_is_answered_before_what_waits(patient_site: Site) -> None:
+    with ExitStack() as clients:
+        for _ in range(300):
+            clients.enter_context(patient_site.get("/slow"))
+        began_at = time.monotonic()
+        assert patient_site.is_well()
+        assert time.monotonic() - began_at < 1
 
 
 def test_a_stream_whose_client_went_away_ends(patient_site: Site) -> None:
@@ -225,6 +271,11 @@ def test_a_stopped_port_is_free_again(patient_site: Site) -> None:
     port = patient_site.listener.port
     patient_site.listener.stop()
     socket.create_server(("127.0.0.1", port)).close()
+
+
+def starts_well(client: socket.socket) -> bool:
+    with client:
+        return client.recv(1024).startswith(b"HTTP/1.1 200")
 
 
 def closed_within(client: socket.socket, seconds: float) -> None:

@@ -18,7 +18,6 @@ from exporter.models import BackupExecutionLog, Device, DeviceState, OpenExecuti
 from exporter.queries.overview import FleetCounts, OpenCounts, fleet_counts, open_counts
 from exporter.settings import Settings
 from exporter.web import Listener, create_app
-from exporter.web.listener import Limits
 
 Answer = tuple[int, dict[str, str], str]
 Fetch = Callable[..., Answer]
@@ -40,7 +39,7 @@ def fetch_from(listener: Listener) -> Fetch:
 
 @pytest.fixture
 def fetch(engine: Engine, settings: Settings) -> Iterator[Fetch]:
-    listener = Listener(create_app(engine, settings), settings.http, Limits(threads=8))
+    listener = Listener(create_app(engine, settings), settings.http)
     listener.start()
     yield fetch_from(listener)
     listener.stop()
@@ -52,7 +51,7 @@ def fetch_with_frozen_database(settings: Settings) -> Iterator[Fetch]:
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         url = f"postgresql+psycopg2://nobody@127.0.0.1:{frozen.getsockname()[1]}/nothing"
         app = create_app(sqlalchemy.create_engine(url), settings)
-        listener = Listener(app, settings.http, Limits(threads=8))
+        listener = Listener(app, settings.http)
         listener.start()
         yield fetch_from(listener)
         listener.stop()
@@ -212,7 +211,7 @@ def test_errors_have_one_shape(fetch: Fetch, method: str, path: str, expected: i
 def test_a_defect_is_a_problem_without_details(engine: Engine, settings: Settings) -> None:
     app = create_app(engine, settings)
     app.add_url_rule("/defect", view_func=lambda: 1 / 0)
-    listener = Listener(app, settings.http, Limits(threads=8))
+    listener = Listener(app, settings.http)
     listener.start()
     status, headers, body = fetch_from(listener)("/defect")
     listener.stop()

@@ -1,0 +1,1 @@
+"""Benchmarks: what this installation takes and gives, beside goals; `make bench` runs them."""
