@@ -88,3 +88,18 @@ class Leadership:
             self._connection = None
             return False
         return True
+
+
+def is_led(connection: Connection) -> bool:
+    """Whether any process leads now."""
+    return bool(
+        connection.execute(
+            text("""
+                SELECT EXISTS (
+                    SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+                    WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.granted
+                        AND l.objsubid = 1 AND l.classid = 0 AND l.objid = CAST(:key AS oid))
+            """),
+            {"key": LOCK_KEY},
+        ).scalar_one()
+    )
