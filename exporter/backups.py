@@ -230,15 +230,35 @@ def cancel_backup(engine: Engine, task_id: uuid.UUID, *, time_zone: str) -> Canc
 
 
 def close_ended_backups(connection: Connection) -> int:
-    """Mark the backups whose last execution has ended, with an event each; the leader's turn."""
+    """Mark and count the backups whose last execution has ended, with an event each.
+
+    The leader's turn.
+    """
     return connection.execute(
         text("""
-            WITH ended AS (
-                UPDATE backups AS b SET ended_at = now()
+            WITH closing AS MATERIALIZED (
+                SELECT b.task_id, b.created_at FROM backups AS b
                 WHERE b.ended_at IS NULL AND NOT EXISTS (
                     SELECT FROM backup_devices AS d JOIN open_executions AS e
                         ON e.id = d.execution_id
                     WHERE d.task_id = b.task_id)
+            ), counted AS (
+                SELECT c.task_id, count(d.device_id) AS devices,
+                    count(*) FILTER (WHERE l.status = 'success') AS success,
+                    count(*) FILTER (WHERE l.status = 'failed') AS failed,
+                    count(*) FILTER (WHERE l.status = 'timeout') AS timeout,
+                    count(*) FILTER (WHERE l.status = 'cancelled') AS cancelled
+                FROM closing AS c
+                LEFT JOIN backup_devices AS d ON d.task_id = c.task_id
+                -- The end of an execution that was joined may have begun just before the backup.
+                LEFT JOIN backup_execution_logs AS l
+                    ON l.id = d.execution_id AND l.created_at > c.created_at - interval '1 hour'
+                GROUP BY c.task_id
+            ), ended AS (
+                UPDATE backups AS b SET ended_at = now(), device_count = c.devices,
+                    success_count = c.success, failed_count = c.failed,
+                    timeout_count = c.timeout, cancelled_count = c.cancelled
+                FROM counted AS c WHERE b.task_id = c.task_id
                 RETURNING b.task_id
             )
             INSERT INTO events (kind, task_id) SELECT 'backup_ended', task_id FROM ended

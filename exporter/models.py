@@ -44,6 +44,13 @@ Timestamp = Annotated[datetime, mapped_column(DateTime(timezone=True))]
 CreatedAt = Annotated[
     datetime, mapped_column(DateTime(timezone=True), server_default=text("now()"))
 ]
+#: Without an index, which would make each update of device_states write it too.
+ChangedIn = Annotated[
+    int,
+    mapped_column(
+        BigInteger, server_default="0", comment="transaction that wrote the row; set by a trigger"
+    ),
+]
 BigId = Annotated[int, mapped_column(BigInteger, Identity(), primary_key=True)]
 DeviceKey = Annotated[
     int, mapped_column(BigInteger, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True)
@@ -100,6 +107,7 @@ class Device(Base):
     )
     created_at: Mapped[CreatedAt]
     retired_at: Mapped[Timestamp | None] = mapped_column(comment="NULL: in the inventory")
+    changed_in: Mapped[ChangedIn]
 
     __table_args__ = (
         CheckConstraint("deadline_seconds > 0", name="deadline_positive"),
@@ -137,6 +145,7 @@ class DeviceState(Base):
     cancelled_count: Mapped[int] = mapped_column(BigInteger, server_default="0")
     change_count: Mapped[int] = mapped_column(BigInteger, server_default="0")
     duration_sum_seconds: Mapped[float] = mapped_column(server_default="0")
+    changed_in: Mapped[ChangedIn]
 
     # Half-empty pages and no index on what an ending changes: most updates are then HOT.
     __table_args__ = ({"postgresql_with": {"fillfactor": "50"}},)
@@ -195,6 +204,12 @@ class Backup(Base):
     ended_at: Mapped[Timestamp | None] = mapped_column(
         comment="set by the leader soon after the last execution ended"
     )
+    # Counted once, when it ended; NULL until then. Executions that it joined are counted too.
+    device_count: Mapped[int | None]
+    success_count: Mapped[int | None]
+    failed_count: Mapped[int | None]
+    timeout_count: Mapped[int | None]
+    cancelled_count: Mapped[int | None]
 
     __table_args__ = (
         CheckConstraint(_one_of("trigger", TRIGGERS), name="trigger_known"),
@@ -341,6 +356,10 @@ class _EndedExecution:
     platform: Mapped[str]
     zone: Mapped[str]
     trigger: Mapped[str]
+    day: Mapped[date] = mapped_column(
+        server_default=text("CURRENT_DATE"),
+        comment="that it is counted under in daily_statistics: of the time zone then configured",
+    )
 
 
 def _ended_execution_arguments(prefix: str) -> tuple[Any, ...]:
@@ -464,6 +483,80 @@ class DailyStatistic(Base):
     )
 
 
+class RemainingStatistic(Base):
+    """What executions that were deleted (dropped months, purged devices) leave in the statistics.
+
+    Statistics are the rows that are there and these; `integrity` recomputes them from both.
+    """
+
+    __tablename__ = "remaining_statistics"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    site: Mapped[str] = mapped_column(primary_key=True)
+    platform: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    timed_count: Mapped[int] = mapped_column(BigInteger)
+    duration_sum_seconds: Mapped[float]
+    size_sum_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class RemainingCounter(Base):
+    """What deleted executions leave in the lifetime counters."""
+
+    __tablename__ = "remaining_counters"
+
+    site: Mapped[str] = mapped_column(primary_key=True)
+    platform: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str] = mapped_column(primary_key=True, comment="empty: none")
+    trigger: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger)
+    retry_sum: Mapped[int] = mapped_column(BigInteger)
+    duration_sum_seconds: Mapped[float]
+    duration_buckets: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    wait_sum_seconds: Mapped[float]
+    wait_buckets: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+
+
+class RemainingDevice(Base):
+    """What executions in dropped months leave in a device's state."""
+
+    __tablename__ = "remaining_devices"
+
+    device_id: Mapped[DeviceKey]
+    success_count: Mapped[int] = mapped_column(BigInteger)
+    failed_count: Mapped[int] = mapped_column(BigInteger)
+    timeout_count: Mapped[int] = mapped_column(BigInteger)
+    cancelled_count: Mapped[int] = mapped_column(BigInteger)
+    duration_sum_seconds: Mapped[float]
+    last_success_at: Mapped[Timestamp | None]
+    last_failure_at: Mapped[Timestamp | None]
+    failing_since: Mapped[Timestamp | None] = mapped_column(comment="as of the last dropped row")
+    consecutive_failures: Mapped[int] = mapped_column(comment="as of the last dropped row")
+
+
+class Installation(Base):
+    """The one row of settings that people's tools need; the leader writes it."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, server_default="1")
+    public_url: Mapped[str] = mapped_column(server_default="")
+    time_zone: Mapped[str] = mapped_column(server_default="UTC")
+    integrity_checked_at: Mapped[Timestamp | None] = mapped_column(
+        comment="when statistics, states and counters were last recomputed"
+    )
+    integrity_differences: Mapped[int] = mapped_column(
+        BigInteger, server_default="0", comment="that the last check found"
+    )
+    damaged_configurations: Mapped[int] = mapped_column(
+        BigInteger, server_default="0", comment="stored versions that no copy could heal"
+    )
+
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+
 class ConfigurationText(Base):
     """A configuration's bytes, once per content, compressed with zstandard."""
 
@@ -471,6 +564,21 @@ class ConfigurationText(Base):
 
     sha256: Mapped[bytes] = mapped_column(primary_key=True)
     compressed: Mapped[bytes | None] = mapped_column(comment="NULL: thinned out")
+    verified_at: Mapped[Timestamp | None] = mapped_column(
+        comment="when it was last read again and its hash found right; NULL: never"
+    )
+    is_damaged: Mapped[bool] = mapped_column(
+        server_default="false", comment="no copy was whole when it was last checked"
+    )
+
+    __table_args__ = (
+        # The nightly share: those longest not verified.
+        Index(
+            "ix_configuration_texts_verified_at",
+            text("verified_at NULLS FIRST"),
+            postgresql_where=text("compressed IS NOT NULL"),
+        ),
+    )
 
 
 class Configuration(Base):
@@ -565,6 +673,11 @@ class Process(Base):
     cpu_seconds: Mapped[float] = mapped_column(server_default="0")
     open_files: Mapped[int] = mapped_column(server_default="0")
     maximum_files: Mapped[int] = mapped_column(server_default="0")
+    failed_statements: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    slow_statements: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    settings_read_at: Mapped[Timestamp | None] = mapped_column(comment="NULL: not a daemon")
+    settings_error: Mapped[str | None] = mapped_column(comment="NULL: the last reload was taken")
+    scheduler_turn_at: Mapped[Timestamp | None] = mapped_column(comment="NULL: does not lead")
 
     __table_args__ = (CheckConstraint(_one_of("kind", ("daemon", "worker")), name="kind_known"),)
 
@@ -613,4 +726,20 @@ class Event(Base):
             name="kind_known",
         ),
         Index("ix_events_created_at", "created_at"),
+        # What ended since a snapshot.
+        Index("ix_events_transaction_id", "transaction_id"),
     )
+
+
+class Store(Base):
+    """What a store (the database and its parts, Git) took when the leader last measured it."""
+
+    __tablename__ = "stores"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    used_bytes: Mapped[int] = mapped_column(BigInteger)
+    free_bytes: Mapped[int | None] = mapped_column(
+        BigInteger, comment="of its file system; NULL: on another machine"
+    )
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger, comment="of its file system")
+    measured_at: Mapped[CreatedAt]

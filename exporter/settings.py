@@ -93,6 +93,14 @@ class DatabaseSettings(Section):
     )
     statement_timeout_seconds: Seconds = Field(60, description="Limit of one SQL statement.")
     lock_timeout_seconds: Seconds = Field(10, description="Limit of waiting for a lock.")
+    reader_role: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)] = Field(
+        "configbackup_reader",
+        description="Role that reads the reporting views: Grafana's. Roles belong to the whole "
+        "server: two installations on one server need two.",
+    )
+    reader_timeout_seconds: Seconds = Field(
+        10, description="Limit of one statement of that role; twice that ends its session."
+    )
 
 
 class InventorySettings(Section):
@@ -243,6 +251,51 @@ class HttpSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
         9876, description="Port of the one listener; 0: chosen by the system."
     )
+    public_url: str = Field(
+        "",
+        description="Where people's browsers reach the pages, such as https://backup.example; "
+        "nothing: http://ADDRESS:PORT. Links in dashboards and messages begin with it.",
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("an address that begins with http:// or https://")
+        return url.rstrip("/")
+
+    @property
+    def base_url(self) -> str:
+        """What links to our pages begin with, without a slash at its end."""
+        return self.public_url or f"http://{self.address}:{self.port}"
+
+
+class MetricsSettings(Section):
+    address: str | None = Field(
+        None,
+        description="Address of a listener for the metrics alone; nothing: the listener of http "
+        "serves them.",
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        9878, description="Port of that listener; 0: chosen by the system."
+    )
+    token_file: Path | None = Field(
+        None,
+        description="File with the token that a scraper must send (Authorization: Bearer TOKEN); "
+        "read at each scrape. Nothing: anybody may scrape.",
+    )
+    certificate_file: Path | None = Field(
+        None, description="Certificate chain (PEM): the listener of metrics.address speaks TLS."
+    )
+    key_file: Path | None = Field(None, description="Private key (PEM) of the certificate.")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> "MetricsSettings":
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("both of `certificate_file` and `key_file`, or neither")
+        if self.certificate_file is not None and self.address is None:
+            raise ValueError("an `address` of a listener that speaks TLS")
+        return self
 
 
 class LogSettings(Section):
@@ -300,6 +353,7 @@ class Settings(BaseSettings):
     )
     git: GitSettings = Field(default_factory=GitSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -412,8 +466,14 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
         else value
         for key, value in settings.inventory.options.items()
     }
+    files = {
+        name: base / file.expanduser()
+        for name, file in settings.metrics
+        if name.endswith("_file") and file is not None
+    }
     return settings.model_copy(
         update={
+            "metrics": settings.metrics.model_copy(update=files),
             "database": settings.database.model_copy(
                 update={"directory": base / settings.database.directory.expanduser()}
             ),

@@ -2,13 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 
 import click
+import sqlalchemy
 
 from exporter.cli.context import CommandContext
 from exporter.cli.output import console, errors, list_options, print_rows
-from exporter.database.engine import database_errors, database_url, is_embedded
+from exporter.database.embedded import superuser_url
+from exporter.database.engine import database_errors, database_url, is_embedded, parsed_url
 from exporter.database.migrations import is_current, upgrade
+from exporter.database.reporting import make_reader
 from exporter.inventory import load_inventory, plan_synchronisation, synchronise
 from exporter.leadership import Leadership
 from exporter.publishing import Publisher, rebuild
@@ -119,3 +123,37 @@ def status(context: CommandContext) -> None:
     }
     click.echo(json.dumps(answer, indent=2))
     sys.exit(0 if current else _OUTDATED)
+
+
+@database.command()
+@click.option(
+    "--administrator-url-file",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="File with the URL of a role that may create roles; not needed for the embedded server.",
+)
+@click.pass_obj
+def reader(context: CommandContext, administrator_url_file: Path | None) -> None:
+    """Create the role that reads the reporting views, or rotate its password.
+
+    Prints Grafana's environment, the password in it: send it to a file that only Grafana reads.
+    """
+    settings = context.settings.database
+    url = database_url(settings)
+    administrator = url
+    if administrator_url_file is not None:
+        content = administrator_url_file.read_text(encoding="utf-8").strip()
+        administrator = parsed_url(content, key=str(administrator_url_file))
+    elif is_embedded(settings):
+        administrator = superuser_url(settings).set(database=url.database)
+    engine = sqlalchemy.create_engine(administrator, hide_parameters=True)
+    with database_errors(), engine.begin() as connection:
+        made = make_reader(connection, settings, url)
+    engine.dispose()
+    for name, value in made.environment.items():
+        click.echo(f"{name}={value}")
+    if not made.is_confined:
+        errors.print(
+            f"without a superuser {made.role} could not be kept from advisory locks and large "
+            "objects; give one with --administrator-url-file",
+            style="yellow",
+        )

@@ -35,13 +35,21 @@ def database_url(settings: DatabaseSettings) -> URL:
     """
     if is_embedded(settings):
         return embedded_url(settings)
+    return parsed_url(settings.url.get_secret_value(), key="database.url")
+
+
+def parsed_url(content: str, *, key: str) -> URL:
+    """The URL of a PostgreSQL for SQLAlchemy with psycopg2.
+
+    Raises DatabaseProblem, which names the key, where it is none.
+    """
     try:
         # SQLAlchemy knows the old name of the scheme no more; people's URLs still have it.
-        url = make_url(settings.url.get_secret_value().replace("postgres://", "postgresql://", 1))
+        url = make_url(content.replace("postgres://", "postgresql://", 1))
     except ArgumentError:
-        raise _not_a_url() from None
+        raise _not_a_url(key) from None
     if url.get_backend_name() != "postgresql":
-        raise _not_a_url()
+        raise _not_a_url(key)
     # Without a driver in it SQLAlchemy would take psycopg 3.
     return url.set(drivername="postgresql+psycopg2")
 
@@ -124,8 +132,8 @@ def _keywords(settings: DatabaseSettings, application_name: str) -> dict[str, An
     }
 
 
-def _not_a_url() -> DatabaseProblem:
+def _not_a_url(key: str) -> DatabaseProblem:
     return DatabaseProblem(
-        "database.url is neither `embedded` nor a URL of PostgreSQL, such as "
+        f"{key} is neither `embedded` nor a URL of PostgreSQL, such as "
         "postgresql://configbackup:PASSWORD@host/configbackup"
     )

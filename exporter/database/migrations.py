@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
+from exporter.database.reporting import are_installed, install_views
 from exporter.errors import DatabaseProblem
 from exporter.logs import get_logger
 
@@ -58,9 +59,9 @@ def heads() -> tuple[str, ...]:
 
 
 def is_current(engine: Engine) -> bool:
-    """Whether the database has exactly the schema of this program."""
+    """Whether the database has exactly the schema and the reporting views of this program."""
     with engine.connect() as connection:
-        return _revisions(connection) == set(heads())
+        return _revisions(connection) == set(heads()) and are_installed(connection)
 
 
 def upgrade(engine: Engine) -> None:
@@ -111,6 +112,8 @@ def _run(connection: Connection) -> None:
     config = alembic_config()
     config.attributes["connection"] = connection
     command.upgrade(config, "heads")
+    install_views(connection)
+    connection.commit()
 
 
 def _revisions(connection: Connection) -> set[str]:

@@ -206,17 +206,21 @@ _END = """
     WITH gone AS ({gone}), logged AS (
         INSERT INTO backup_execution_logs (id, task_id, device_id, schedule_id, config_id, status,
             reason, execution_time, error_message, error_details, queued_at, started_at,
-            completed_at, config_size, extra_info, retry_count, site, platform, zone, trigger)
+            completed_at, config_size, extra_info, retry_count, site, platform, zone, trigger, day)
         SELECT id, task_id, device_id, schedule_id, {configuration_id}, {status}, {reason},
             {ran_seconds}, {message}, {details}, queued_at, started_at,
             greatest(now(), started_at), {size_bytes}, {extra},
-            jsonb_array_length(failed_tries), site, platform, zone, trigger
+            jsonb_array_length(failed_tries), site, platform, zone, trigger,
+            CAST(now() AT TIME ZONE :time_zone AS date)
         FROM gone
     ), told AS (
         INSERT INTO events (kind, task_id, execution_id, device_id, status, reason)
         SELECT 'execution_ended', task_id, id, device_id, {status}, {reason} FROM gone
     ), remembered AS (
-        UPDATE device_states AS s SET last_end_at = now(), last_status = {status}, {state}
+        UPDATE device_states AS s SET last_end_at = greatest(s.last_end_at, now()),
+            -- A cancellation may commit after an end whose transaction began later.
+            last_status = CASE WHEN s.last_end_at > now() THEN s.last_status ELSE {status} END,
+            {state}
         FROM gone WHERE s.device_id = gone.device_id
     ), counted_day AS (
         INSERT INTO daily_statistics AS t (day, time_zone, site, platform, status, shard, count,

@@ -7,17 +7,9 @@ from typing import Any
 import zstandard
 from sqlalchemy import Connection, text
 
+from exporter.database.expressions import STATE
 from exporter.errors import UnknownDevice
 from exporter.queries.rows import Row, all_rows, first_row
-
-#: A device's state; `d` is devices, `s` device_states. See the words in docs/architecture.md.
-STATE = """
-    CASE WHEN s.success_count + s.failed_count + s.timeout_count = 0 THEN 'never'
-         WHEN s.consecutive_failures > 0 THEN 'abnormal'
-         WHEN s.last_success_at < now() - make_interval(secs => 2 * d.interval_seconds)
-             THEN 'stale'
-         ELSE 'normal' END
-"""
 
 
 def list_devices(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from exporter.queries.devices import STATE
+from exporter.database.expressions import STATE
 
 
 @dataclass(frozen=True)
