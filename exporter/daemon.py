@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -24,10 +25,11 @@ from exporter.database.migrations import upgrade
 from exporter.errors import ConfigBackupError, Fault, InvalidSettings
 from exporter.leader import LeaderDuties
 from exporter.leadership import Leadership
-from exporter.processes import Heartbeat
+from exporter.metrics import Exposition
+from exporter.processes import Gauge, Heartbeat
 from exporter.settings import Settings, load_settings
 from exporter.supervisor import WorkerPool
-from exporter.web import Listener, create_app
+from exporter.web import Listener, create_app, create_metrics_app, metrics_listener
 
 log = logs.get_logger(__name__)
 
@@ -41,6 +43,29 @@ class Reloaded:
 
     at: float
     error: str | None
+
+
+class _Served:
+    """What this process serves over HTTP, from its making to `stop`."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._metrics = Exposition(settings.database)
+        self._metrics.start()
+        self._listener = Listener(create_app(engine, settings, self._metrics), settings.http)
+        self._metrics_listener = None
+        if settings.metrics.address is not None:
+            app = create_metrics_app(engine, settings, self._metrics)
+            self._metrics_listener = metrics_listener(app, settings.metrics)
+            self._metrics_listener.start()
+            log.info("metrics are served", port=self._metrics_listener.port)
+        self._listener.start()
+        self.address = f"http://{settings.http.address}:{self._listener.port}/"
+
+    def stop(self) -> None:
+        self._listener.stop()
+        if self._metrics_listener is not None:
+            self._metrics_listener.stop()
+        self._metrics.stop()
 
 
 class Daemon:
@@ -84,16 +109,15 @@ class Daemon:
         self._pool = WorkerPool(engine, self._settings)
         heartbeat = Heartbeat(engine, uuid.uuid4(), kind="daemon", gauges=self._gauges)
         heartbeat.start()
-        listener = None
+        served = None
         if not self._is_worker_only:
-            listener = Listener(create_app(engine, self._settings), self._settings.http)
-            listener.start()
-            when_ready(f"http://{self._settings.http.address}:{listener.port}/")
+            served = _Served(engine, self._settings)
+            when_ready(served.address)
         try:
             self._work(engine)
         finally:
-            if listener:
-                listener.stop()
+            if served:
+                served.stop()
             self._pool.end()
             self._resign()
             heartbeat.stop()
@@ -162,8 +186,14 @@ class Daemon:
         self.last_reload = Reloaded(time.time(), None)
         log.info("the configuration was read again")
 
-    def _gauges(self) -> Mapping[str, int | bool]:
-        return {"is_leader": self._duties is not None}
+    def _gauges(self) -> Mapping[str, Gauge]:
+        duties = self._duties
+        return {
+            "is_leader": duties is not None,
+            "scheduler_turn_at": duties.scheduler_status.last_turn_at if duties else None,
+            "settings_read_at": datetime.fromtimestamp(self.last_reload.at, UTC),
+            "settings_error": self.last_reload.error,
+        }
 
     def _take_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals.put(number)
@@ -184,7 +214,7 @@ def _require_same_places(old: Settings, new: Settings) -> None:
             found="a change",
             expected="no change while the daemon runs; restart it to move it",
         )
-        for section in ("database", "http")
+        for section in ("database", "http", "metrics")
         if getattr(old, section) != getattr(new, section)
     ]
     if faults:

@@ -5,31 +5,40 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import version
 
 import psutil
 from sqlalchemy import Engine, QueuePool, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from exporter.database.statements import count_statements
 from exporter.logs import get_logger
 
 log = get_logger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 
+#: What a heartbeat may say of its process.
+Gauge = int | bool | str | datetime | None
+
 _BEAT = text("""
     INSERT INTO processes AS p (id, kind, host, pid, zones, version, is_leader, is_draining,
         sessions_limit, sessions_in_use, sessions_stuck, handshakes_waiting, pool_limit,
-        pool_in_use, memory_bytes, cpu_seconds, open_files, maximum_files)
+        pool_in_use, memory_bytes, cpu_seconds, open_files, maximum_files, failed_statements,
+        slow_statements, settings_read_at, settings_error, scheduler_turn_at)
     VALUES (:id, :kind, :host, :pid, :zones, :version, :is_leader, :is_draining,
         :sessions_limit, :sessions_in_use, :sessions_stuck, :handshakes_waiting, :pool_limit,
-        :pool_in_use, :memory_bytes, :cpu_seconds, :open_files, :maximum_files)
+        :pool_in_use, :memory_bytes, :cpu_seconds, :open_files, :maximum_files, :failed_statements,
+        :slow_statements, :settings_read_at, :settings_error, :scheduler_turn_at)
     ON CONFLICT (id) DO UPDATE SET heartbeat_at = now(),
         is_leader = excluded.is_leader, is_draining = excluded.is_draining,
         sessions_in_use = excluded.sessions_in_use, sessions_stuck = excluded.sessions_stuck,
         handshakes_waiting = excluded.handshakes_waiting, pool_in_use = excluded.pool_in_use,
         memory_bytes = excluded.memory_bytes, cpu_seconds = excluded.cpu_seconds,
-        open_files = excluded.open_files
+        open_files = excluded.open_files, failed_statements = excluded.failed_statements,
+        slow_statements = excluded.slow_statements, settings_read_at = excluded.settings_read_at,
+        settings_error = excluded.settings_error, scheduler_turn_at = excluded.scheduler_turn_at
 """)
 
 
@@ -47,12 +56,13 @@ class Heartbeat:
         *,
         kind: str,
         zones: Sequence[str] = (),
-        gauges: Callable[[], Mapping[str, int | bool]] = dict,
+        gauges: Callable[[], Mapping[str, Gauge]] = dict,
     ) -> None:
         self._engine = engine
         self._id = process_id
         self._gauges = gauges
         self._process = psutil.Process()
+        self._statements = count_statements(engine)
         self._fixed = {
             "id": process_id,
             "kind": kind,
@@ -93,6 +103,11 @@ class Heartbeat:
             "memory_bytes": self._process.memory_info().rss,
             "cpu_seconds": cpu.user + cpu.system,
             "open_files": self._process.num_fds(),
+            "failed_statements": self._statements.failed,
+            "slow_statements": self._statements.slow,
+            "settings_read_at": None,
+            "settings_error": None,
+            "scheduler_turn_at": None,
             **self._fixed,
             **self._gauges(),
         }

@@ -57,6 +57,16 @@ def existing_partitions(connection: Connection) -> set[str]:
     )
 
 
+def months_ahead(connection: Connection) -> int:
+    """How many months after the present one have their partition, without a gap."""
+    attached = existing_partitions(connection)
+    month = _month_of(connection.execute(text("SELECT now()")).scalar_one())
+    ahead = 0
+    while partition_name(month := _month_after(month)) in attached:
+        ahead += 1
+    return ahead
+
+
 def _ensure(connection: Connection, months: list[datetime]) -> list[str]:
     # Everybody finds one missing at the same moment, the first of a month: one makes it.
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
