@@ -69,8 +69,8 @@ class Installation:
         )
         self.daemon: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the daemon and return when it leads."""
+    def start(self, *, leads: bool = True) -> None:
+        """Start the daemon and return when it leads; where another does, when it lives."""
         with self.log_file.open("ab") as log:
             self.daemon = subprocess.Popen(
                 [sys.executable, "-m", "exporter.cli", "run"],
@@ -80,8 +80,12 @@ class Installation:
             )
         pid = self.daemon.pid
         wait_until(
-            lambda: self.rows("SELECT FROM processes WHERE pid = :pid AND is_leader", pid=pid),
-            "the daemon leads",
+            lambda: self.rows(
+                "SELECT FROM processes WHERE pid = :pid AND is_leader >= :leads",
+                pid=pid,
+                leads=leads,
+            ),
+            "the daemon leads" if leads else "the daemon lives",
         )
 
     def stop(self) -> int:

@@ -60,3 +60,13 @@ def frozen_port() -> Iterator[int]:
     """PostgreSQL's machine takes connections and its server says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         yield frozen.getsockname()[1]
+
+
+@pytest.fixture
+def free_ports() -> list[int]:
+    """Three TCP ports of loopback that nobody uses now."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
