@@ -67,6 +67,14 @@ def months_ahead(connection: Connection) -> int:
     return ahead
 
 
+def oldest_month(connection: Connection) -> datetime:
+    """The first moment of the oldest month in the log; the present one's where it has none."""
+    attached = existing_partitions(connection)
+    if not attached:
+        return _month_of(connection.execute(text("SELECT now()")).scalar_one())
+    return datetime.strptime(min(attached)[-7:], "%Y_%m").replace(tzinfo=UTC)
+
+
 def _ensure(connection: Connection, months: list[datetime]) -> list[str]:
     # Everybody finds one missing at the same moment, the first of a month: one makes it.
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})

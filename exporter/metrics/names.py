@@ -269,12 +269,26 @@ DATABASE_UP = _gauge("database_up", "1 where PostgreSQL answered this scrape.")
 PARTITIONS_AHEAD = _gauge(
     "database_partitions_ahead", "Months after the present one that have their partition."
 )
+OLDEST_MONTH = _gauge(
+    "log_oldest_month_timestamp_seconds",
+    "Begin of the oldest month that is not in the archive yet.",
+)
 STORE_USED = _gauge("store_used_bytes", "What a store takes: the whole database too.", "store")
 STORE_FREE = _gauge(
     "store_free_bytes", "Free on its file system; absent where that is on another machine.", "store"
 )
 STORE_SIZE = _gauge("store_size_bytes", "Size of its file system; absent likewise.", "store")
 STORE_MEASURED = _gauge("store_measured_timestamp_seconds", "When it was measured.", "store")
+
+# What the nightly checks found.
+INTEGRITY_CHECKED = _gauge(
+    "integrity_last_check_timestamp_seconds",
+    "When statistics, states and counters were last recomputed; absent before the first.",
+)
+INTEGRITY_DIFFERENCES = _gauge("integrity_differences", "Differences that the last check found.")
+INTEGRITY_DAMAGED = _gauge(
+    "integrity_damaged_configurations", "Stored versions that no copy could heal."
+)
 
 # The process that answers.
 BUILD_INFO = _name("info", "build_info", "What answers.", "version", "python")

@@ -308,6 +308,17 @@ def publishing(connection: Connection) -> Row[Any] | None:
     ).first()
 
 
+def integrity(connection: Connection) -> Row[Any] | None:
+    """checked, differences and damaged of the nightly checks; None: the one row is missing."""
+    return connection.execute(
+        text(f"""
+            SELECT {_epoch("integrity_checked_at")} AS checked,
+                integrity_differences AS differences, damaged_configurations AS damaged
+            FROM installation
+        """)
+    ).first()
+
+
 def stores(connection: Connection) -> Sequence[Row[Any]]:
     """name, used_bytes, free_bytes, size_bytes, measured."""
     return connection.execute(

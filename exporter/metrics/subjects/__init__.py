@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from prometheus_client import Metric
 from sqlalchemy import Connection
 
-from exporter.metrics.subjects import database, fleet, git, processes, queue, schedules
+from exporter.metrics.subjects import (
+    database,
+    fleet,
+    git,
+    integrity,
+    processes,
+    queue,
+    schedules,
+)
 
 
 @dataclass(frozen=True)
@@ -27,4 +35,5 @@ SUBJECTS = (
     Subject(schedules.families, lasts=True),
     Subject(git.families, lasts=True),
     Subject(database.families, lasts=True),
+    Subject(integrity.families, lasts=True),
 )
