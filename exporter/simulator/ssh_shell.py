@@ -23,7 +23,6 @@ class ShellSession(DeviceSession):
         #: Lines of a page; 0: no pager.
         self._page_lines = 24
         self._is_privileged = not device.asks_for_secret
-        self._echoes = True
         #: The echo of a complete line goes with the answer: each packet costs both sides dearly.
         self._held = b""
 
@@ -31,12 +30,7 @@ class ShellSession(DeviceSession):
         return True
 
     def data_received(self, data: bytes, datatype: object) -> None:
-        lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if self._echoes:
-            self._held += lines.replace(b"\n", b"\r\n")
-        if self._device.conduct.latency_seconds or not lines.endswith(b"\n"):
-            self.write(b"")
-        self._reader.feed_data(lines)
+        self._reader.feed_data(data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
 
     def write(self, data: bytes) -> None:
         super().write(self._held + data)
@@ -45,6 +39,10 @@ class ShellSession(DeviceSession):
     async def _converse(self) -> None:
         self.write(b"\r\n" + self._prompt())
         while line := await self._reader.readline():
+            # Line by line: what was typed ahead is echoed behind its own prompt, as on real devices.
+            self._held = line.replace(b"\n", b"\r\n")
+            if self._device.conduct.latency_seconds:
+                self.write(b"")
             await self.wait_as_usual()
             if not await self._execute(line.decode("latin-1").strip("\0 \n")):
                 return
@@ -80,10 +78,8 @@ class ShellSession(DeviceSession):
     async def _enable(self) -> None:
         if self._is_privileged:
             return
-        self._echoes = False
         self.write(b"Password: ")
         answer = await self._reader.readline()
-        self._echoes = True
         self._is_privileged = self._device.accepts_secret(answer.decode("latin-1").strip())
         self.write(b"\r\n" if self._is_privileged else b"\r\n% Access denied\r\n\r\n")
 
@@ -112,11 +108,9 @@ class ShellSession(DeviceSession):
 
     async def _ask_for_more(self) -> bytes:
         self.write(_MORE)
-        self._echoes = False
         try:
             key = await self._reader.readexactly(1)
         except asyncio.IncompleteReadError:
             key = b""
-        self._echoes = True
         self.write(b"\b" * len(_MORE) + b" " * len(_MORE) + b"\b" * len(_MORE))
         return key
