@@ -27,6 +27,7 @@ def faults_of_installation(settings: Settings) -> Iterator[str]:
         yield from _faults_of_drivers(inventory)
         yield from _faults_of_zones(settings, inventory)
     yield from _faults_of_git(settings)
+    yield from _faults_of_metrics(settings)
     yield from _faults_of_database(settings)
 
 
@@ -58,6 +59,12 @@ def _faults_of_git(settings: Settings) -> Iterator[str]:
     folder = _first_existing(settings.git.directory)
     if not os.access(folder, os.W_OK):
         yield f"git.directory: found {folder}, which this user cannot write to"
+
+
+def _faults_of_metrics(settings: Settings) -> Iterator[str]:
+    for key, file in settings.metrics:
+        if key.endswith("_file") and file is not None and not os.access(file, os.R_OK):
+            yield f"metrics.{key}: found {file}, which this user cannot read"
 
 
 def _faults_of_database(settings: Settings) -> Iterator[str]:

@@ -15,6 +15,10 @@ from exporter.metrics.sums import Pair, Sums
 from exporter.queries import metrics as queries
 from exporter.queries.metrics import CounterKey, Counts, DeviceFacts, Ended, Snapshot
 
+#: All rows are read where the last reading is older: events, which tell whose counts changed, are
+#: not kept for ever.
+_TOO_OLD_SECONDS = 3600.0
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -64,7 +68,7 @@ class Fleet:
         numbers of transactions are lower than they were: this is another server.
         """
         since = self.snapshot
-        if since is None or present.xmin < since.xmin:
+        if since is None or present.xmin < since.xmin or present.now - since.now > _TOO_OLD_SECONDS:
             return read_all(connection, present)
         changed = queries.changed_devices(connection, since, present)
         here = self._facts.keys() - {d.id for d in changed if d.is_retired}

@@ -3,8 +3,11 @@ import shutil
 import socket
 import ssl
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from email.message import Message
 from pathlib import Path
 from urllib.error import HTTPError
@@ -164,6 +167,35 @@ def test_the_listener_of_the_metrics_speaks_tls(
 
 def _connected(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port))
+
+
+def test_slow_and_broken_scrapers_and_many_at_once_hold_nobody_up(
+    engine: Engine, settings: Settings, serve: Callable[[Settings], str]
+) -> None:
+    with engine.begin() as connection:
+        add_devices(connection, *(f"device-{number}" for number in range(400)))
+    address = serve(settings)
+    fetch(address + "/metrics")
+    port = int(address.rpartition(":")[2])
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as slow:
+        for number in range(20):
+            connection = slow.enter_context(_connected(port))
+            connection.sendall(request)
+            # Every other one goes away in the middle of its answer.
+            if number % 2:
+                connection.recv(10)
+                connection.close()
+        with ThreadPoolExecutor(4) as scrapers:
+            began = time.monotonic()
+            answers = list(
+                scrapers.map(
+                    lambda _: fetch(address + "/metrics", Accept_Encoding="gzip"), range(8)
+                )
+            )
+            assert time.monotonic() - began < 5
+    assert {status for status, _, _ in answers} == {200}
+    assert len(series(samples_of(gzip.decompress(answers[-1][2]).decode()), "device_info")) == 400
 
 
 def test_ready_is_who_has_a_database_of_today_and_a_leader(
