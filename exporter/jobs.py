@@ -10,10 +10,12 @@ import asyncio
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 from procrastinate import App, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
-from psycopg_pool import PoolTimeout
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from sqlalchemy import Connection, text
 
 from exporter.database.engine import psycopg_conninfo
@@ -71,6 +73,7 @@ def _create_app(
     app = App(
         connector=PsycopgConnector(
             conninfo=psycopg_conninfo(settings, application_name="configbackup queue"),
+            pool_factory=_lean_pool,
             min_size=1,
             max_size=_QUEUE_CONNECTIONS,
         )
@@ -82,6 +85,19 @@ def _create_app(
         await loop.run_in_executor(executor, run, uuid.UUID(execution_id))
 
     return app
+
+
+def _lean_pool(**arguments: Any) -> AsyncConnectionPool:
+    """A pool that saves round trips: each of Procrastinate's queries is one statement.
+
+    A connection that went stale is not found before its use; it ends the worker then, and
+    `work_off_queue` begins anew.
+    """
+
+    async def configure(connection: AsyncConnection) -> None:
+        await connection.set_autocommit(True)
+
+    return AsyncConnectionPool(**{**arguments, "check": None, "configure": configure})
 
 
 def requeue_lost(connection: Connection) -> int:

@@ -58,7 +58,9 @@ class _Worker:
         self._id = assignment.worker_id
         self._stopping = threading.Event()
         self._engine = create_engine(
-            self._settings.database, application_name="configbackup worker"
+            self._settings.database,
+            application_name="configbackup worker",
+            is_lean=True,
         )
         self._collector = Collector(
             handshakes=self._settings.collection.handshakes,

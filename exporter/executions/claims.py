@@ -3,8 +3,11 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, LargeBinary, text
+from sqlalchemy import Connection, text
+
+from exporter.database.prepared import PreparedStatement
 
 #: The queue's name of the job that runs one execution.
 TASK_NAME = "run_execution"
@@ -47,7 +50,9 @@ class Claimed(Running):
     previous_size: int | None
 
 
-_CLAIM = text("""
+_CLAIM = PreparedStatement(
+    "claim_execution",
+    """
     WITH claimed AS (
         UPDATE open_executions AS e
         SET status = 'running', worker_id = :worker_id, try_started_at = now(),
@@ -74,7 +79,9 @@ _CLAIM = text("""
         SELECT 'execution_started', task_id, id, device_id, 'running' FROM claimed
     )
     SELECT * FROM claimed
-""").columns(previous_sha256=LargeBinary, previous_stable_hash=LargeBinary)
+""",
+    {"id": "uuid", "worker_id": "uuid"},
+)
 
 
 def claim(connection: Connection, execution_id: uuid.UUID, worker_id: uuid.UUID) -> Claimed | None:
@@ -82,20 +89,33 @@ def claim(connection: Connection, execution_id: uuid.UUID, worker_id: uuid.UUID)
 
     A waiting execution of a busy device is woken by the ending of the one that runs.
     """
-    row = (
-        connection.execute(_CLAIM, {"id": execution_id, "worker_id": worker_id}).mappings().first()
+    row = _CLAIM.first(connection, {"id": execution_id, "worker_id": worker_id})
+    if row is None:
+        return None
+    # psycopg2 hands out bytea as memoryview, which compares otherwise than bytes.
+    values: dict[str, Any] = {
+        key: bytes(value) if isinstance(value, memoryview) else value for key, value in row.items()
+    }
+    return Claimed(**values)
+
+
+def insert_jobs(source: str) -> str:
+    """SQL that adds a job for each row of the source, which has the columns of open_executions."""
+    return f"""
+        INSERT INTO procrastinate_jobs (queue_name, task_name, priority, args, scheduled_at)
+        SELECT zone || CASE WHEN priority >= {PEOPLES_PRIORITY}
+                THEN '{_PEOPLES_SUFFIX}' ELSE '' END,
+            '{TASK_NAME}', priority, jsonb_build_object('execution_id', id),
+            CASE WHEN not_before > now() THEN not_before END
+        FROM {source} ORDER BY not_before, id
+    """
+
+
+_ENQUEUE = text(
+    insert_jobs(
+        "(SELECT * FROM open_executions WHERE id = ANY(:ids) AND status = 'queued') AS waiting"
     )
-    return Claimed(**row) if row else None
-
-
-_ENQUEUE = text("""
-    INSERT INTO procrastinate_jobs (queue_name, task_name, priority, args, scheduled_at)
-    SELECT zone || CASE WHEN priority >= :peoples_priority THEN :peoples_suffix ELSE '' END,
-           :task_name, priority, jsonb_build_object('execution_id', id),
-           CASE WHEN not_before > now() THEN not_before END
-    FROM open_executions WHERE id = ANY(:ids) AND status = 'queued'
-    ORDER BY not_before, id
-""")
+)
 
 
 def queue_names(zones: Sequence[str], *, is_for_people: bool) -> list[str]:
@@ -106,12 +126,4 @@ def queue_names(zones: Sequence[str], *, is_for_people: bool) -> list[str]:
 
 def enqueue(connection: Connection, execution_ids: Sequence[uuid.UUID]) -> None:
     """Add a job for each waiting execution; a job too many does no harm."""
-    connection.execute(
-        _ENQUEUE,
-        {
-            "ids": list(execution_ids),
-            "task_name": TASK_NAME,
-            "peoples_priority": PEOPLES_PRIORITY,
-            "peoples_suffix": _PEOPLES_SUFFIX,
-        },
-    )
+    connection.execute(_ENQUEUE, {"ids": list(execution_ids)})

@@ -6,7 +6,7 @@ import random
 from sqlalchemy import Connection, text
 
 from exporter.errors import ADVICE, Reason
-from exporter.executions.claims import Running, enqueue
+from exporter.executions.claims import Running, insert_jobs
 from exporter.executions.endings import Ending
 from exporter.settings import CollectionSettings
 
@@ -27,7 +27,8 @@ def interruption(message: str, try_seconds: float | None) -> Ending:
     )
 
 
-_REQUEUE = text("""
+_REQUEUE = text(f"""
+    WITH waiting AS (
     UPDATE open_executions AS e
     SET status = 'queued', worker_id = NULL, deadline_at = NULL, try_started_at = NULL,
         not_before = now() + make_interval(secs => :delay_seconds),
@@ -37,6 +38,9 @@ _REQUEUE = text("""
       AND cancel_requested_at IS NULL
       AND NOT EXISTS (SELECT FROM open_executions AS w
                       WHERE w.device_id = e.device_id AND w.status = 'queued')
+    RETURNING e.*
+    ), enqueued AS ({insert_jobs("waiting")})
+    SELECT id FROM waiting
 """)
 
 
@@ -54,7 +58,7 @@ def requeue(
         "seconds": ending.try_seconds,
         **ending.extra,
     }
-    changed = connection.execute(
+    requeued = connection.execute(
         _REQUEUE,
         {
             "id": running.id,
@@ -63,7 +67,5 @@ def requeue(
             "try_seconds": ending.try_seconds or 0.0,
             "failed_try": json.dumps([failed_try]),
         },
-    ).rowcount
-    if changed:
-        enqueue(connection, [running.id])
-    return bool(changed)
+    ).first()
+    return requeued is not None

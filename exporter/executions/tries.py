@@ -53,18 +53,22 @@ class Runner:
 
 def run_execution(runner: Runner, execution_id: uuid.UUID) -> None:
     """One try of one execution: claim, fetch, and end it or queue it for a further try."""
-    try:
-        with runner.engine.begin() as connection:
-            claimed = claim(connection, execution_id, runner.worker_id)
-    except IntegrityError:
-        # Another execution of the device was claimed at the same instant; its end wakes this one.
-        return
+    claimed = _with_patience(lambda: _claim(runner, execution_id))
     if claimed is None:
         return
     with context(task_id=str(claimed.task_id), device=claimed.device):
         started = monotonic()
         ending = _try_once(runner, claimed, started)
         _finish_try(runner, claimed, ending)
+
+
+def _claim(runner: Runner, execution_id: uuid.UUID) -> Claimed | None:
+    try:
+        with runner.engine.begin() as connection:
+            return claim(connection, execution_id, runner.worker_id)
+    except IntegrityError:
+        # Another execution of the device was claimed at the same instant; its end wakes this one.
+        return None
 
 
 def _try_once(runner: Runner, claimed: Claimed, started: float) -> Ending:

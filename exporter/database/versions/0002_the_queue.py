@@ -18,3 +18,11 @@ def upgrade() -> None:
     schema = Path(__file__).with_name("0002_procrastinate_3_10.sql").read_text(encoding="utf-8")
     # Without parameters, or the percent signs in it would be taken for placeholders.
     op.get_bind().execution_options(no_parameters=True).exec_driver_sql(schema)
+    # A job's events tell what our own tables tell already, at three rows and a cascade a job.
+    for trigger in (
+        "procrastinate_trigger_status_events_update_v1",
+        "procrastinate_trigger_status_events_insert_v1",
+        "procrastinate_trigger_scheduled_events_v1",
+        "procrastinate_trigger_abort_requested_events_v1",
+    ):
+        op.execute(f"DROP TRIGGER {trigger} ON procrastinate_jobs")
