@@ -22,9 +22,10 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 
 from bench.report import Result, at_least, at_most, write
+from exporter.backups import BackupRequest, start_backup
 from exporter.database.embedded import EmbeddedPostgres
 from exporter.database.migrations import upgrade
-from exporter.settings import DatabaseSettings
+from exporter.settings import DatabaseSettings, Selection
 from exporter.simulator import Fleet, start_fleet
 from tests.conftest import _free_port, _system_user
 from tests.installation import Installation, wait_until
@@ -143,8 +144,15 @@ def _whole_way(url: str, fleet: Fleet, names: Sequence[str], sessions: int) -> W
         ours = [daemon, *(psutil.Process(pid) for pid in installation.worker_pids())]
         before = _usage(ours, installation)
         started = time.monotonic()
-        started_backup = installation.command("backup", *names)
-        assert started_backup.returncode == 0, started_backup.stderr
+        with installation.engine.begin() as connection:
+            start_backup(
+                connection,
+                BackupRequest(
+                    selection=Selection(devices=list(names)),
+                    trigger="command",
+                    requested_by="benchmark",
+                ),
+            )
         wait_until(lambda: _published(installation) == len(fleet.names), "all is published", 600)
         seconds = time.monotonic() - started
         after = _usage(ours, installation)

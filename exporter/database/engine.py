@@ -65,7 +65,8 @@ def create_engine(
     """An engine whose pool and waits are all bounded; connects at first use.
 
     A lean one saves round trips for workers: each statement is its own transaction, and a caller
-    repeats what fails on a connection that has gone stale. Its sessions are in UTC. A connection to a server older than 14 raises DatabaseProblem.
+    repeats what fails on a connection that has gone stale. Its sessions are in UTC. A connection
+    to a server older than 14 raises DatabaseProblem.
     """
     engine = sqlalchemy.create_engine(
         database_url(settings),

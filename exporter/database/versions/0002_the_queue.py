@@ -26,3 +26,21 @@ def upgrade() -> None:
         "procrastinate_trigger_abort_requested_events_v1",
     ):
         op.execute(f"DROP TRIGGER {trigger} ON procrastinate_jobs")
+    # One notification a queue and statement, not two a job: a fleet is queued in one statement.
+    op.execute("DROP TRIGGER procrastinate_jobs_notify_queue_job_inserted_v1 ON procrastinate_jobs")
+    op.execute("""
+        CREATE FUNCTION notify_queues_of_new_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
+        DECLARE queue text;
+        BEGIN
+            FOR queue IN SELECT DISTINCT queue_name FROM new_jobs LOOP
+                PERFORM pg_notify('procrastinate_queue_v1#' || queue,
+                    '{"type": "job_inserted", "job_id": 0}');
+            END LOOP;
+            RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER notify_queues_of_new_jobs AFTER INSERT ON procrastinate_jobs
+        REFERENCING NEW TABLE AS new_jobs
+        FOR EACH STATEMENT EXECUTE FUNCTION notify_queues_of_new_jobs()
+    """)
