@@ -60,7 +60,7 @@ def main() -> None:
     }[sys.argv[1]]
     logins: Sequence[SimulatedLogin]
     sessions: int
-    logins, sessions = pickle.load(sys.stdin.buffer)
+    logins, sessions = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our parent
     fetch(logins[0])
     before = _cpu_seconds()
     started = time.monotonic()

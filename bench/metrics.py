@@ -7,7 +7,6 @@ time, a hundred a second, by the ending transaction itself.
 import argparse
 import gzip
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from exporter.queries.metrics import all_devices, execution_counts
 from exporter.settings import DatabaseSettings, HttpSettings, LogSettings, Settings
 from exporter.web import Listener, create_app
 from tests.fleets import claim_next, trigger_backup
+from tests.installation import free_port
 from tests.metrics.plain import plain_registry
 
 SITES = 100
@@ -98,7 +98,7 @@ def main() -> None:
 def database() -> Iterator[DatabaseSettings]:
     with tempfile.TemporaryDirectory(prefix="configbackup-bench-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
-        settings = DatabaseSettings(directory=Path(folder, "postgresql"), port=_free_port())
+        settings = DatabaseSettings(directory=Path(folder, "postgresql"), port=free_port())
         server = EmbeddedPostgres(settings)
         server.start()
         try:
@@ -248,11 +248,6 @@ def _plain_seconds(engine: Engine) -> float:
     began = time.perf_counter()
     gzip.compress(generate_latest(registry))
     return time.perf_counter() - began
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

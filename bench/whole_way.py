@@ -27,8 +27,7 @@ from exporter.database.embedded import EmbeddedPostgres
 from exporter.database.migrations import upgrade
 from exporter.settings import DatabaseSettings, Selection
 from exporter.simulator import Fleet, start_fleet
-from tests.conftest import _free_port, _system_user
-from tests.installation import Installation, wait_until
+from tests.installation import Installation, free_port, system_user, wait_until
 
 _PROCESSES = 2
 _WARM_UP = 100
@@ -54,7 +53,7 @@ class WholeWay:
 
 
 def main() -> int:
-    with _database() as url:
+    with database() as url:
         results = _without_latency(url) + _with_latency(url)
     return 0 if write("whole_way", results) else 1
 
@@ -224,7 +223,7 @@ def _fleet(devices: int, latency_seconds: float = 0.0) -> Iterator[Fleet]:
 
 
 @contextlib.contextmanager
-def _database() -> Iterator[str]:
+def database() -> Iterator[str]:
     """A durable embedded server of the benchmark's own."""
     directory = Path(tempfile.mkdtemp(prefix="configbackup-bench-", dir="/tmp"))
     directory.chmod(0o755)
@@ -232,8 +231,8 @@ def _database() -> Iterator[str]:
         DatabaseSettings(
             url=SecretStr("embedded"),
             directory=directory / "postgresql",
-            port=_free_port(),
-            system_user=_system_user(),
+            port=free_port(),
+            system_user=system_user(),
         )
     )
     try:

@@ -6,9 +6,7 @@ CONFIGBACKUP_TEST_DATABASE_URL, the URL of a superuser, another server is used.
 
 import fcntl
 import os
-import pwd
 import shutil
-import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ from exporter.database import engine as database_engine
 from exporter.database import migrations
 from exporter.database.embedded import EmbeddedPostgres, embedded_url, superuser_url
 from exporter.settings import DatabaseSettings, Settings
+from tests.installation import free_port, system_user
 
 SERVER_VARIABLE = "CONFIGBACKUP_TEST_DATABASE_URL"
 _TEMPLATE = "configbackup_template"
@@ -121,7 +120,7 @@ def _embedded_settings() -> Iterator[DatabaseSettings]:
 
 def _settings_in(directory: Path) -> DatabaseSettings:
     return DatabaseSettings(
-        directory=directory / "postgresql", port=_free_port(), system_user=_system_user()
+        directory=directory / "postgresql", port=free_port(), system_user=system_user()
     )
 
 
@@ -141,23 +140,10 @@ def _remove_left_overs() -> None:
                     _remove_server(directory)
 
 
-def _system_user() -> str:
-    """Whom an embedded server runs as where the tests run as root; `make` creates the first."""
-    names = {account.pw_name for account in pwd.getpwall()}
-    return next(name for name in ("configbackup", "postgres", "nobody") if name in names)
-
-
+@pytest.fixture(name="free_port")
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def free_port() -> int:
     """A TCP port of loopback that nobody uses now."""
-    return _free_port()
+    return free_port()
 
 
 @pytest.fixture

@@ -1,18 +1,25 @@
 """A whole installation for tests: settings, a simulated fleet's inventory, daemon, commands."""
 
 import os
+import pwd
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 import yaml
-from sqlalchemy import Row, make_url, text
+from sqlalchemy import Engine, Row, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from exporter.database.engine import database_url
+from exporter.errors import DatabaseProblem
+from exporter.settings import load_settings
 from exporter.simulator import Fleet
 
 #: Every wait of a test ends; this one is for a machine that does many things at once.
@@ -30,19 +37,33 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
         time.sleep(0.05)
 
 
+def system_user() -> str:
+    """Whom an embedded server runs as where the tests run as root; `make` creates the first."""
+    names = {account.pw_name for account in pwd.getpwall()}
+    return next(name for name in ("configbackup", "postgres", "nobody") if name in names)
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class Installation:
     """One machine's installation in a folder, against a database and a fleet."""
 
     def __init__(
         self,
         directory: Path,
-        database_url: str,
+        url: str,
         fleet: Fleet,
         **sections: dict[str, Any] | list[Any],
     ) -> None:
         inventory = fleet.inventory_directory
         content: dict[str, Any] = {
-            "database": {"url": database_url},
+            "database": {"url": url},
             "inventory": {
                 "options": {
                     "host_file": str(inventory / "hosts.yaml"),
@@ -62,12 +83,13 @@ class Installation:
         self.settings_file.write_text(yaml.safe_dump(content))
         self.log_file = directory / "daemon.log"
         self.repository = directory / "state" / "configurations.git"
-        # Not the program's own: a test looks at the truth from outside.
-        self.engine = sqlalchemy.create_engine(
-            make_url(database_url).set(drivername="postgresql+psycopg2"),
-            isolation_level="AUTOCOMMIT",
-        )
         self.daemon: subprocess.Popen[bytes] | None = None
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Not the program's own: a test looks at the truth from outside."""
+        url = database_url(load_settings(self.settings_file).database)
+        return sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
 
     def start(self, *, leads: bool = True) -> None:
         """Start the daemon and return when it leads; where another does, when it lives."""
@@ -78,15 +100,25 @@ class Installation:
                 stdout=log,
                 stderr=log,
             )
-        pid = self.daemon.pid
         wait_until(
-            lambda: self.rows(
-                "SELECT FROM processes WHERE pid = :pid AND is_leader >= :leads",
-                pid=pid,
-                leads=leads,
-            ),
+            lambda: self._lives(leads=leads),
             "the daemon leads" if leads else "the daemon lives",
         )
+
+    def _lives(self, *, leads: bool) -> bool:
+        assert self.daemon is not None
+        assert self.daemon.poll() is None, self.log_file.read_text()[-2000:]
+        try:
+            return bool(
+                self.rows(
+                    "SELECT FROM processes WHERE pid = :pid AND is_leader >= :leads",
+                    pid=self.daemon.pid,
+                    leads=leads,
+                )
+            )
+        except (DatabaseProblem, OperationalError, ProgrammingError):
+            # PostgreSQL does not answer yet, or has no tables yet.
+            return False
 
     def stop(self) -> int:
         """End the daemon by SIGTERM; its exit code."""
@@ -127,6 +159,15 @@ class Installation:
     def row(self, sql: str, **values: Any) -> Row[Any]:
         (only,) = self.rows(sql, **values)
         return only
+
+    def git(self, *words: str) -> str:
+        """What Git says about the repository of configurations."""
+        return subprocess.run(
+            ["git", "-c", "safe.directory=*", "-C", str(self.repository), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     def _environment(self) -> dict[str, str]:
         return {

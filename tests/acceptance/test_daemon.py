@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +61,12 @@ def test_a_backup_of_the_whole_fleet_is_recorded_and_published(
         lambda: not installation.rows("SELECT FROM configurations WHERE git_commit_id IS NULL"),
         "everything is published",
     )
-    files = _git(installation, "ls-tree", "-r", "--name-only", "main").split()
+    files = installation.git("ls-tree", "-r", "--name-only", "main").split()
     assert len(files) == 24
     name = fleet.names[0]
     shown = installation.command("show", name).stdout
     site = installation.row("SELECT site FROM devices WHERE name = :name", name=name).site
-    assert shown == _git(installation, "show", f"main:{site}/{name}.cfg")
+    assert shown == installation.git("show", f"main:{site}/{name}.cfg")
 
 
 def test_a_second_backup_stores_only_what_changed(installation: Installation, fleet: Fleet) -> None:
@@ -320,12 +319,3 @@ def test_sigterm_ends_everything_and_nothing_is_left_running(
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert installation.rows("SELECT FROM processes") == []
     installation.start()
-
-
-def _git(installation: Installation, *words: str) -> str:
-    return subprocess.run(
-        ["git", "-c", "safe.directory=*", "-C", str(installation.repository), *words],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
