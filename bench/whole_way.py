@@ -60,7 +60,7 @@ def main() -> int:
 
 def _without_latency(url: str) -> list[Result]:
     devices, sessions = 1000, 50
-    with _fleet(devices + _WARM_UP) as fleet:
+    with fleet_of(devices + _WARM_UP) as fleet:
         simulator = psutil.Process(fleet.process_id)
         before = _cpu(simulator)
         napalm = _bare("napalm", fleet, fleet.names[_WARM_UP:], sessions)
@@ -87,7 +87,7 @@ def _without_latency(url: str) -> list[Result]:
 
 def _with_latency(url: str) -> list[Result]:
     devices, sessions = 800, 100
-    with _fleet(devices + _WARM_UP, latency_seconds=2.0) as fleet:
+    with fleet_of(devices + _WARM_UP, latency_seconds=2.0) as fleet:
         napalm = _bare("napalm", fleet, fleet.names[_WARM_UP:], sessions)
         whole = _whole_way(url, fleet, fleet.names[_WARM_UP:], sessions)
     return [
@@ -209,7 +209,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 @contextlib.contextmanager
-def _fleet(devices: int, latency_seconds: float = 0.0) -> Iterator[Fleet]:
+def fleet_of(devices: int, latency_seconds: float = 0.0) -> Iterator[Fleet]:
     with tempfile.TemporaryDirectory(prefix="configbackup-bench-") as directory:
         fleet = start_fleet(
             Path(directory),
