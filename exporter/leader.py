@@ -1,19 +1,22 @@
 """What the leader alone does, again and again: one thread pool, one turn a duty at a time."""
 
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from exporter.backups import close_ended_backups, start_backup
+from exporter.database.engine import create_engine
 from exporter.database.partitions import ensure_partitions
 from exporter.database.reporting import describe_installation, end_long_readers
-from exporter.errors import ConfigBackupError
+from exporter.errors import ConfigBackupError, LeadershipLost
 from exporter.executions.cancelling import cancel_executions
 from exporter.executions.recovery import recover_vanished
+from exporter.integrity.nightly import check_nightly
 from exporter.inventory import load_inventory, synchronise
 from exporter.jobs import delete_stalled_jobs, requeue_lost
 from exporter.leadership import Leadership
@@ -35,6 +38,9 @@ class LeaderDuties:
     def __init__(self, engine: Engine, settings: Settings, leadership: Leadership) -> None:
         self._engine = engine
         self._settings = settings
+        # What lasts minutes has connections of its own, which `stop` ends.
+        self._long_name = f"configbackup nightly {uuid.uuid4().hex[:8]}"
+        self._long_engine = create_engine(settings.database, application_name=self._long_name)
         self._publisher = Publisher(engine, settings.git, leadership.require)
         self._scheduler = Scheduler(engine, leadership.require, start_backup=start_backup)
         self._turns = BackgroundScheduler(
@@ -48,7 +54,7 @@ class LeaderDuties:
         _guarded("inventory", self.synchronise_inventory)()
         _guarded("schedules", self._synchronise_schedules)()
         self._every(1, "backups", self._close_backups)
-        self._every(1, "publishing", self._publish_all)
+        self._every(2, "publishing", self._publish_all)
         self._every(1, "pushing", self._publisher.push)
         self._every(5, "recovery", self._recover)
         self._every(60, "queue", self._tidy_queue)
@@ -56,6 +62,7 @@ class LeaderDuties:
         self._every(3600, "partitions", self._make_partitions)
         self._every(3600, "intervals", self._refresh_intervals)
         self._every(10, "readers", self._end_long_readers)
+        self._every(600, "integrity", self._check_integrity)
         self._every(
             self._settings.inventory.refresh_seconds, "inventory", self.synchronise_inventory
         )
@@ -64,10 +71,14 @@ class LeaderDuties:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Wait for the turns that run, and begin no other."""
+        """Wait for the turns that run, and begin no other; cut off what would last long."""
         self._scheduler.stop()
         if self._turns.running:
+            self._turns.pause()
+            event.listen(self._long_engine, "engine_connect", _refuse)
+            _guarded("nightly work", self._end_long_sessions)()
             self._turns.shutdown(wait=True)
+        self._long_engine.dispose()
 
     @property
     def scheduler_status(self) -> SchedulerStatus:
@@ -132,6 +143,19 @@ class LeaderDuties:
         with self._engine.begin() as connection:
             refresh_intervals(connection)
 
+    def _end_long_sessions(self) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(
+                text("""
+                    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE application_name = :name AND usename = current_user
+                """),
+                {"name": self._long_name},
+            )
+
+    def _check_integrity(self) -> None:
+        check_nightly(self._long_engine, self._settings)
+
     def _end_long_readers(self) -> None:
         with self._engine.begin() as connection:
             end_long_readers(connection, self._settings.database)
@@ -143,6 +167,10 @@ class LeaderDuties:
             seconds=timedelta(seconds=seconds).total_seconds(),
             name=name,
         )
+
+
+def _refuse(_connection: Connection) -> None:
+    raise LeadershipLost("this process stops leading")
 
 
 def _guarded(name: str, turn: Callable[[], object]) -> Callable[[], None]:

@@ -298,6 +298,12 @@ class MetricsSettings(Section):
         return self
 
 
+class IntegritySettings(Section):
+    configurations_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        30, description="Every stored configuration is read again once in this many nights."
+    )
+
+
 class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Threshold.")
     format: Literal["auto", "console", "json"] = Field(
@@ -354,6 +360,7 @@ class Settings(BaseSettings):
     git: GitSettings = Field(default_factory=GitSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    integrity: IntegritySettings = Field(default_factory=IntegritySettings)
     logs: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod

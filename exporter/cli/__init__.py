@@ -13,6 +13,7 @@ import click
 from exporter.cli.backups import backup, cancel, executions
 from exporter.cli.context import CommandContext
 from exporter.cli.devices import devices, diff, show
+from exporter.cli.history import history, verify
 from exporter.cli.maintenance import database, inventory, publish
 from exporter.cli.output import errors
 from exporter.cli.probing import probe_command, trust
@@ -68,6 +69,8 @@ for command in (
     schedules,
     inventory,
     publish,
+    history,
+    verify,
     database,
 ):
     cli.add_command(command)

@@ -19,7 +19,7 @@ from exporter.models import HISTOGRAM_BOUNDS_SECONDS
 #: Key of the advisory lock between who moves months and who counts rows: "cbmo" in ASCII.
 MOVING_LOCK_KEY = 0x63626D6F
 
-_BUCKETS = len(HISTOGRAM_BOUNDS_SECONDS) + 1
+BUCKETS = len(HISTOGRAM_BOUNDS_SECONDS) + 1
 
 
 @contextmanager
@@ -110,12 +110,12 @@ COUNTER_ARRAYS = ("duration_buckets", "wait_buckets")
 def _bucket(seconds: str) -> str:
     """SQL of a value's position (from 1): the first bucket whose bound is not below it."""
     bounds = ", ".join(str(-bound) for bound in reversed(HISTOGRAM_BOUNDS_SECONDS))
-    return f"{_BUCKETS} - width_bucket(-({seconds}), CAST(ARRAY[{bounds}] AS double precision[]))"
+    return f"{BUCKETS} - width_bucket(-({seconds}), CAST(ARRAY[{bounds}] AS double precision[]))"
 
 
-def _array(of: str) -> str:
+def array_of(template: str) -> str:
     """SQL of an array with one element a bucket; `{bucket}` in the template is its number."""
-    return f"ARRAY[{', '.join(of.format(bucket=number + 1) for number in range(_BUCKETS))}]"
+    return f"ARRAY[{', '.join(template.format(bucket=number + 1) for number in range(BUCKETS))}]"
 
 
 def counters_of(executions: str) -> str:
@@ -125,7 +125,7 @@ def counters_of(executions: str) -> str:
     waited for 0 s.
     """
     buckets = {
-        name: _array(f"coalesce(CAST(sum(n) FILTER (WHERE {name} = {{bucket}}) AS bigint), 0)")
+        name: array_of(f"coalesce(CAST(sum(n) FILTER (WHERE {name} = {{bucket}}) AS bigint), 0)")
         for name in ("ran", "waited")
     }
     wait = "coalesce(CAST(extra_info ->> 'waited_seconds' AS double precision), 0)"
@@ -149,7 +149,7 @@ def counters_of(executions: str) -> str:
 
 def sum_of_arrays(column: str) -> str:
     """SQL of the sum, element by element, of an array column over a group."""
-    return _array(f"CAST(sum({column}[{{bucket}}]) AS bigint)")
+    return array_of(f"CAST(sum({column}[{{bucket}}]) AS bigint)")
 
 
 def remember_month(connection: Connection, table: str) -> None:
@@ -178,7 +178,7 @@ def _remember_sums(connection: Connection, executions: str) -> None:
     sums = ", ".join(
         [f"{name} = t.{name} + excluded.{name}" for name in COUNTER_SUMS]
         + [
-            f"{name} = " + _array(f"t.{name}[{{bucket}}] + excluded.{name}[{{bucket}}]")
+            f"{name} = " + array_of(f"t.{name}[{{bucket}}] + excluded.{name}[{{bucket}}]")
             for name in COUNTER_ARRAYS
         ]
     )

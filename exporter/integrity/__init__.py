@@ -1,0 +1,1 @@
+"""What must agree, recomputed and mended: the numbers about executions, the configurations."""
