@@ -37,7 +37,7 @@ TRANSCRIPT_CHARACTERS = 200_000
 #: A device that accepts a connection and shows no SSH banner for so long is given up.
 BANNER_SECONDS = 30.0
 #: A handshake that takes longer waits for the device, not for our processor: its turn is over.
-TURN_SECONDS = 2.0
+TURN_SECONDS = 1.0
 _BANNER = re.compile(rb"(?m)^SSH-[^\n]*\n")
 _BANNER_BYTES = 8_192
 _PEEK_SECONDS = 0.05
