@@ -2,7 +2,8 @@
 
 netmiko polls a channel until a timeout of its own and finds the prompt anywhere in the text. Here
 it waits for data (no polling), never past the deadline, and a text ends only where the prompt
-stands at its end.
+stands at its end. A line is sent only when the one before it was answered: netmiko sends ahead,
+and takes a late prompt for the answer to what it sent last.
 """
 
 import re
@@ -26,6 +27,9 @@ STEP_SECONDS = 30.0
 #: How long a prompt must stay the last text, where no end marker stands before it: a banner may
 #: hold the prompt.
 SETTLE_SECONDS = 0.5
+#: How long an answer is waited for before the next line, as long as none looked like a prompt.
+UNANSWERED_SECONDS = 5.0
+_ANSWERED = re.compile(r"[#>$%\])~:?]\s*\Z")
 _TAIL_CHARACTERS = 1_000
 _WORD = re.compile(r"\w")
 
@@ -39,6 +43,9 @@ class BoundedConnection:
     def __init__(self, *arguments: Any, session: Session, **options: Any) -> None:
         self._session = session
         self._last_prompt = ""
+        #: A line was sent, and nothing that looks like a prompt came since.
+        self._is_unanswered = False
+        self._knows_prompts = False
         super().__init__(*arguments, **options)
 
     def cleanup(self, command: str = "") -> None:
@@ -55,7 +62,35 @@ class BoundedConnection:
     def write_channel(self, out_data: str) -> None:
         """Write in UTF-8, though what is read is Latin-1, one character a byte."""
         self._session.check()
+        is_line = out_data.endswith("\n")
+        if is_line:
+            self._await_answer()
+            # What is left of it would be taken for the answer to this line.
+            self._read_buffer = ""
         super().write_channel(out_data.encode().decode("latin-1"))  # type: ignore[misc]
+        self._is_unanswered = is_line
+
+    def _try_session_preparation(self, force_data: bool = True) -> None:
+        """As netmiko's, but that the login's own prompt is waited for before any line is sent."""
+        self._is_unanswered = True
+        has_prompt = self._await_answer()
+        super()._try_session_preparation(force_data=force_data and not has_prompt)  # type: ignore[misc]
+
+    def _await_answer(self) -> bool:
+        """Whether the line sent last, if any, was answered with what looks like a prompt."""
+        seconds = STEP_SECONDS if self._knows_prompts else UNANSWERED_SECONDS
+        until = monotonic() + seconds
+        while self._is_unanswered and (left := until - monotonic()) > 0:
+            self._read_buffer += self._await_text(left)
+        is_answered = not self._is_unanswered
+        self._is_unanswered = False
+        return is_answered
+
+    def _receive(self, text: str) -> None:
+        self._session.receive(text)
+        if text and _ANSWERED.search(self._session.screen[-_TAIL_CHARACTERS:]):
+            self._is_unanswered = False
+            self._knows_prompts = True
 
     def strip_ansi_escape_codes(self, string_buffer: str) -> str:
         """As netmiko's, which takes 35 passes also over text that has none."""
@@ -68,7 +103,7 @@ class BoundedConnection:
         """What has come in so far. Raises at the byte cap and past the deadline."""
         buffered, self._read_buffer = self._read_buffer, ""
         text: str = super().read_channel()  # type: ignore[misc]
-        self._session.receive(text)
+        self._receive(text)
         return buffered + text
 
     def _await_text(self, seconds: float) -> str:
@@ -90,7 +125,7 @@ class BoundedConnection:
         text = data.decode("latin-1")
         if cast(Any, self).ansi_escape_codes:
             text = cast(Any, self).strip_ansi_escape_codes(text)
-        self._session.receive(text)
+        self._receive(text)
         return text
 
     def read_until_pattern(
@@ -147,7 +182,6 @@ class BoundedConnection:
     ) -> str:
         """The answer to a command, freed of echo, pager and prompt, in Latin-1."""
         prompt = self._prompt_pattern()
-        self._read_buffer = ""
         self.write_channel(cast(Any, self).normalize_cmd(command_string))
         answer = self._read_answer(re.compile(expect_string or rf"(?:^|[\r\n]){prompt}\Z"))
         return unframe(answer, command=command_string.strip(), prompt=prompt)

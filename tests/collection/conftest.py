@@ -26,23 +26,24 @@ def device_of(fleet: Fleet) -> Callable[[str], str]:
     return lambda platform: next(name for name in free if fleet.login(name).platform == platform)
 
 
+def request_for(fleet: Fleet, name: str, **options: Any) -> Request:
+    login = fleet.login(name)
+    defaults = {"deadline_seconds": 20.0, "maximum_bytes": 2_000_000}
+    return Request(
+        login=Login(
+            device=name,
+            address=login.address,
+            driver=options.pop("driver", ""),
+            port=login.port,
+            username=login.username,
+            password=options.pop("password", login.password),
+            optional_args=login.optional_args,
+        ),
+        platform=options.pop("platform", login.platform),
+        **{**defaults, **options},
+    )
+
+
 @pytest.fixture(scope="module")
 def make_request(fleet: Fleet) -> MakeRequest:
-    def make(name: str, **options: Any) -> Request:
-        login = fleet.login(name)
-        defaults = {"deadline_seconds": 20.0, "maximum_bytes": 2_000_000}
-        return Request(
-            login=Login(
-                device=name,
-                address=login.address,
-                driver=options.pop("driver", ""),
-                port=login.port,
-                username=login.username,
-                password=options.pop("password", login.password),
-                optional_args=login.optional_args,
-            ),
-            platform=options.pop("platform", login.platform),
-            **{**defaults, **options},
-        )
-
-    return make
+    return lambda name, **options: request_for(fleet, name, **options)

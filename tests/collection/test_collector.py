@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,8 +15,8 @@ from napalm.base import NetworkDriver
 
 from exporter.collection import Collector, Fetched, HostKeyPin, Login, Request, probe
 from exporter.errors import CollectionCancelled, CollectionFailed, Reason
-from exporter.simulator import FAULTS, Fleet
-from tests.collection.conftest import MakeRequest
+from exporter.simulator import FAULTS, Fleet, start_fleet
+from tests.collection.conftest import MakeRequest, request_for
 
 PLATFORMS = ("ios", "nxos_ssh", "eos", "junos")
 SHORT_SECONDS = 2.0
@@ -148,6 +149,19 @@ def test_a_healthy_device_is_fetched_with_its_times_and_host_key(
     assert fetched.times.connect_seconds is not None
     assert fetched.times.fetch_seconds is not None
     assert (fetched.host_key is None) == (platform == "eos")
+
+
+def test_a_device_slower_than_the_prompt_may_settle_is_fetched_whole(
+    tmp_path: Path,
+) -> None:
+    with start_fleet(
+        tmp_path, devices=2, platforms=("ios", "nxos_ssh"), latency_seconds=0.7
+    ) as slow:
+        requests = [request_for(slow, name) for name in slow.names]
+        with ThreadPoolExecutor(2) as threads:
+            outcomes = threads.map(lambda one: try_once(Collector(), one), requests)
+
+    assert [one.reason for one in outcomes] == [SUCCESS, SUCCESS]
 
 
 @pytest.mark.parametrize("platform", ["ios", "junos"])
