@@ -13,7 +13,7 @@ from structlog.typing import Processor
 
 from exporter.settings import LogSettings
 
-#: Libraries whose lines say nothing that we do not record ourselves, some with text of the dialogue,
+#: Libraries whose lines say nothing that we do not record ourselves, some with text of the device,
 #: which may hold secrets: never written, whatever the threshold.
 _SILENCED = ("asyncssh", "napalm", "ncclient", "netmiko", "paramiko", "pyeapi", "urllib3")
 #: Libraries that tell of each job: only their warnings are written.

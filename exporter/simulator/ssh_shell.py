@@ -39,7 +39,7 @@ class ShellSession(DeviceSession):
     async def _converse(self) -> None:
         self.write(b"\r\n" + self._prompt())
         while line := await self._reader.readline():
-            # Line by line: what was typed ahead is echoed behind its own prompt, as on real devices.
+            # Line by line: what was typed ahead is echoed behind its own prompt, as devices do.
             self._held = line.replace(b"\n", b"\r\n")
             if self._device.conduct.latency_seconds:
                 self.write(b"")
