@@ -1,6 +1,5 @@
 """Questions about schedules."""
 
-
 from sqlalchemy import Connection
 
 from exporter.queries.rows import Row, all_rows
