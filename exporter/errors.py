@@ -228,6 +228,10 @@ class RepositoryProblem(ConfigBackupError):
     """The Git repository is missing, damaged or refused by its remote."""
 
 
+class ExportProblem(ConfigBackupError):
+    """A month could not be written to its file, or the file does not say what the rows do."""
+
+
 class ListenerProblem(ConfigBackupError):
     """The HTTP listener cannot bind its address and port."""
 

@@ -25,6 +25,7 @@ from exporter.metrics.stores import MEASURE_SECONDS, measure_stores
 from exporter.processes import forget_silent_processes
 from exporter.publishing import Publisher
 from exporter.queries.executions import waiting_executions_of_retired_devices
+from exporter.retention import retain_nightly
 from exporter.scheduler import Scheduler, SchedulerStatus
 from exporter.schedules import refresh_intervals, synchronise_schedules
 from exporter.settings import Settings
@@ -63,6 +64,7 @@ class LeaderDuties:
         self._every(3600, "intervals", self._refresh_intervals)
         self._every(10, "readers", self._end_long_readers)
         self._every(600, "integrity", self._check_integrity)
+        self._every(600, "retention", self._retain)
         self._every(
             self._settings.inventory.refresh_seconds, "inventory", self.synchronise_inventory
         )
@@ -155,6 +157,9 @@ class LeaderDuties:
 
     def _check_integrity(self) -> None:
         check_nightly(self._long_engine, self._settings)
+
+    def _retain(self) -> None:
+        retain_nightly(self._long_engine, self._settings)
 
     def _end_long_readers(self) -> None:
         with self._engine.begin() as connection:

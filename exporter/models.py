@@ -148,7 +148,15 @@ class DeviceState(Base):
     changed_in: Mapped[ChangedIn]
 
     # Half-empty pages and no index on what an ending changes: most updates are then HOT.
-    __table_args__ = ({"postgresql_with": {"fillfactor": "50"}},)
+    __table_args__ = (
+        {
+            "postgresql_with": {
+                "fillfactor": "50",
+                "autovacuum_vacuum_scale_factor": "0.05",
+                "autovacuum_vacuum_threshold": "500",
+            }
+        },
+    )
 
 
 class BackupSchedule(Base):
@@ -557,6 +565,38 @@ class Installation(Base):
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
 
+class MaintenanceRun(Base):
+    """How a duty of the night (`archive`, `clear`, `thin`) went when it last ran."""
+
+    __tablename__ = "maintenance_runs"
+
+    duty: Mapped[str] = mapped_column(primary_key=True)
+    started_at: Mapped[CreatedAt]
+    ended_at: Mapped[Timestamp | None] = mapped_column(comment="NULL: it runs, or was cut off")
+    succeeded_at: Mapped[Timestamp | None] = mapped_column(comment="end of the last that did")
+    error: Mapped[str | None] = mapped_column(comment="NULL: the last that ended succeeded")
+    counts: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, server_default="{}", comment="what the last that succeeded did"
+    )
+    done_until: Mapped[dict[str, Any]] = mapped_column(
+        JSONB, server_default="{}", comment="time (UTC) up to which each part of it is done"
+    )
+
+
+class ExportedMonth(Base):
+    """A month that was written to a file and read back; its rows may be gone since."""
+
+    __tablename__ = "exported_months"
+
+    name: Mapped[str] = mapped_column(primary_key=True, comment="of the month's table")
+    file: Mapped[str]
+    row_count: Mapped[int] = mapped_column(BigInteger)
+    checksum: Mapped[str] = mapped_column(comment="SHA-256 of the rows' values, in order")
+    file_sha256: Mapped[str]
+    exported_at: Mapped[CreatedAt]
+    dropped_at: Mapped[Timestamp | None]
+
+
 class ConfigurationText(Base):
     """A configuration's bytes, once per content, compressed with zstandard."""
 
@@ -728,6 +768,7 @@ class Event(Base):
         Index("ix_events_created_at", "created_at"),
         # What ended since a snapshot.
         Index("ix_events_transaction_id", "transaction_id"),
+        {"postgresql_with": {"autovacuum_vacuum_scale_factor": "0.05"}},
     )
 
 

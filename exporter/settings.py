@@ -39,7 +39,7 @@ from exporter.errors import Fault, InvalidSettings
 
 ENVIRONMENT_PREFIX = "CONFIGBACKUP_"
 SETTINGS_FILE_VARIABLE = "CONFIGBACKUP_SETTINGS"
-_SECRET_KEYS = frozenset({"url", "mask_key", "remote_url"})
+_SECRET_KEYS = frozenset({"url", "mask_key", "remote_url", "replica_url"})
 DEFAULT_PLACES = (Path("configbackup.yaml"), Path("/etc/configbackup/configbackup.yaml"))
 
 
@@ -75,6 +75,11 @@ class DatabaseSettings(Section):
         description="`embedded` runs an own PostgreSQL on this machine; else the URL of a server "
         "(14 or newer), such as postgresql://configbackup:PASSWORD@host/configbackup.",
     )
+    replica_url: SecretStr | None = Field(
+        None,
+        description="URL of a replica that people's reads go to, such as pages and lists; nothing: "
+        "to database.url.",
+    )
     directory: Path = Field(
         Path("state/postgresql"), description="Where the embedded PostgreSQL lives."
     )
@@ -93,6 +98,9 @@ class DatabaseSettings(Section):
     )
     statement_timeout_seconds: Seconds = Field(60, description="Limit of one SQL statement.")
     lock_timeout_seconds: Seconds = Field(10, description="Limit of waiting for a lock.")
+    idle_in_transaction_timeout_seconds: Seconds = Field(
+        60, description="Limit of an open transaction's doing nothing; the server ends it then."
+    )
     reader_role: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)] = Field(
         "configbackup_reader",
         description="Role that reads the reporting views: Grafana's. Roles belong to the whole "
@@ -304,6 +312,48 @@ class IntegritySettings(Section):
     )
 
 
+class HistorySettings(Section):
+    """How long what is kept; ages are counted from the end of a month or the row's own time."""
+
+    hot_days: Annotated[int, Field(ge=2, le=3650)] = Field(
+        30, description="A month all of whose executions are older moves to the archive."
+    )
+    archive_days: Annotated[int, Field(ge=3, le=36500)] = Field(
+        400, description="A month all of whose executions are older leaves the archive: deleted."
+    )
+    export_directory: Path | None = Field(
+        None,
+        description="Where a month that leaves the archive is written as a Parquet file before; "
+        "needs the extra `archive`. Nothing: it is deleted without a copy.",
+    )
+    error_details_days: Annotated[int, Field(ge=1)] = Field(
+        90, description="After so long an execution's traceback is emptied."
+    )
+    extra_info_days: Annotated[int, Field(ge=1)] = Field(
+        180, description="After so long an execution's times of the steps and last screen are."
+    )
+    events_days: Annotated[int, Field(ge=1)] = Field(
+        7, description="After so long an event is deleted."
+    )
+    backups_days: Annotated[int, Field(ge=1)] = Field(
+        400, description="After so long an ended backup is deleted; its executions are not."
+    )
+    backup_devices_days: Annotated[int, Field(ge=1)] = Field(
+        60, description="After so long the list of devices that an ended backup served is."
+    )
+    all_versions_days: Annotated[int, Field(ge=1)] | None = Field(
+        365,
+        description="Of a device's versions older than this the database keeps the text of the "
+        "first, the newest and the last of each week; Git keeps all. Nothing: all are kept.",
+    )
+
+    @model_validator(mode="after")
+    def _archive_is_longer(self) -> "HistorySettings":
+        if self.archive_days <= self.hot_days:
+            raise ValueError("archive_days greater than hot_days")
+        return self
+
+
 class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Threshold.")
     format: Literal["auto", "console", "json"] = Field(
@@ -361,6 +411,7 @@ class Settings(BaseSettings):
     http: HttpSettings = Field(default_factory=HttpSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     integrity: IntegritySettings = Field(default_factory=IntegritySettings)
+    history: HistorySettings = Field(default_factory=HistorySettings)
     logs: LogSettings = Field(default_factory=LogSettings)
 
     @classmethod
@@ -478,8 +529,12 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
         for name, file in settings.metrics
         if name.endswith("_file") and file is not None
     }
+    export = settings.history.export_directory
     return settings.model_copy(
         update={
+            "history": settings.history.model_copy(
+                update={"export_directory": export and base / export.expanduser()}
+            ),
             "metrics": settings.metrics.model_copy(update=files),
             "database": settings.database.model_copy(
                 update={"directory": base / settings.database.directory.expanduser()}

@@ -1,6 +1,7 @@
 """Commands about what is kept: the executions' history and the stored configurations."""
 
 import sys
+from functools import partial
 
 import click
 
@@ -10,6 +11,7 @@ from exporter.database.engine import database_errors
 from exporter.integrity.configurations import verify_configurations
 from exporter.integrity.nightly import record_check
 from exporter.integrity.numbers import mend_numbers, verify_numbers
+from exporter.retention import archive, plan_archive, record
 
 _FAULTS_FOUND = 1
 
@@ -42,6 +44,30 @@ def verify_history(context: CommandContext, *, mend: bool, output_format: str) -
             differences = verify_numbers(context.engine)
         record_check(context.engine, len(differences))
     sys.exit(_FAULTS_FOUND if differences else 0)
+
+
+@history.command("archive")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done with which month.")
+@list_options
+@click.pass_obj
+def archive_history(context: CommandContext, *, dry_run: bool, output_format: str) -> None:
+    """Move old months to the archive, and export and delete those that leave it, now.
+
+    The daemon does so every night. It may be ended at any moment; the next one goes on.
+    """
+    settings = context.settings.history
+    with context.reading() as connection:
+        steps = plan_archive(connection, settings)
+    print_rows(
+        [{"month": step.month, "action": str(step.action)} for step in steps],
+        output_format,
+        columns=["month", "action"],
+        empty="no month is old enough",
+    )
+    if not dry_run:
+        with database_errors():
+            counts = record(context.engine, "archive", partial(archive, context.engine, settings))
+        errors.print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 @click.command()

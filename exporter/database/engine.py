@@ -17,8 +17,6 @@ from exporter.settings import DatabaseSettings
 
 #: The oldest PostgreSQL that this program runs on, as libpq writes it (major * 10,000 + minor).
 OLDEST_SERVER_VERSION = 140_000
-#: How long an open transaction may do nothing before the server ends it.
-IDLE_IN_TRANSACTION_SECONDS = 60
 #: A peer that vanished without a word (a firewall, a power cut) is noticed after about this long.
 DEAD_PEER_SECONDS = 30
 
@@ -84,6 +82,20 @@ def create_engine(
     return engine
 
 
+def reading_engine(settings: DatabaseSettings, *, application_name: str) -> Engine:
+    """An engine for people's reads: to the replica where there is one, else to the database.
+
+    A replica lags, so who reads back what it has just written takes `create_engine`. Sessions
+    refuse to write wherever they go. Raises DatabaseProblem as `create_engine` does.
+    """
+    if settings.replica_url is not None:
+        parsed_url(settings.replica_url.get_secret_value(), key="database.replica_url")
+        settings = settings.model_copy(update={"url": settings.replica_url})
+    engine = create_engine(settings, application_name=application_name)
+    event.listen(engine, "connect", _refuse_writing)
+    return engine
+
+
 @contextmanager
 def database_errors() -> Iterator[None]:
     """Turn what says that PostgreSQL is away or overloaded into DatabaseProblem."""
@@ -114,6 +126,10 @@ def _refuse_old_server(connection: Any, _record: object) -> None:
         raise
 
 
+def _refuse_writing(connection: Any, _record: object) -> None:
+    connection.set_session(readonly=True)
+
+
 def _keywords(settings: DatabaseSettings, application_name: str) -> dict[str, Any]:
     """libpq's keywords: those of the URL, and ours where the URL says nothing."""
     dialect: Dialect = PGDialect_psycopg2()  # type: ignore[no-untyped-call]
@@ -122,7 +138,9 @@ def _keywords(settings: DatabaseSettings, application_name: str) -> dict[str, An
         "timezone": "UTC",
         "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
         "lock_timeout": f"{settings.lock_timeout_seconds * 1000:.0f}",
-        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS * 1000}",
+        "idle_in_transaction_session_timeout": (
+            f"{settings.idle_in_transaction_timeout_seconds * 1000:.0f}"
+        ),
     }
     options = [f"-c {name}={value}" for name, value in session.items()]
     return {

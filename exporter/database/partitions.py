@@ -10,20 +10,33 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
+from exporter.database.history import moving_months
+from exporter.database.months import (
+    LOCK_TIMEOUT,
+    LOG,
+    PAUSE_SECONDS,
+    find_month,
+    is_lock_timeout,
+    month_after,
+    month_of,
+    move_month,
+    partition_name,
+)
 from exporter.errors import DatabaseProblem
+
+__all__ = [
+    "ensure_partition_for",
+    "ensure_partitions",
+    "existing_partitions",
+    "months_ahead",
+    "oldest_month",
+    "partition_name",
+]
 
 #: Key of the advisory lock under which partitions are made: "cbpa" in ASCII.
 _LOCK_KEY = 0x63627061
-#: ATTACH locks the tables that the log's foreign keys refer to against writers, and who waits for
-#: that lock stops all who come after; so it waits briefly, and tries again.
-_LOCK_TIMEOUT = "100ms"
+#: About twenty seconds.
 _ATTEMPTS = 100
-_PAUSE_SECONDS = 0.1
-_LOCK_NOT_AVAILABLE = "55P03"
-
-
-def partition_name(month: datetime) -> str:
-    return f"backup_execution_logs_{month:%Y_%m}"
 
 
 def ensure_partitions(connection: Connection, months_ahead: int = 3) -> list[str]:
@@ -32,17 +45,30 @@ def ensure_partitions(connection: Connection, months_ahead: int = 3) -> list[str
     Works in the caller's transaction, which should commit soon: until then nobody can write to
     `devices`. The present is the database's.
     """
-    month = _month_of(connection.execute(text("SELECT now()")).scalar_one())
+    month = month_of(connection.execute(text("SELECT now()")).scalar_one())
     months = [month]
     for _ in range(months_ahead):
-        months.append(_month_after(months[-1]))
+        months.append(month_after(months[-1]))
     return _ensure(connection, months)
 
 
 def ensure_partition_for(engine: Engine, moment: datetime) -> list[str]:
-    """Make the partition of a moment in a transaction of its own: for an insert that found none."""
-    with engine.begin() as connection:
-        return _ensure(connection, [_month_of(moment)])
+    """Make the partition of a moment in a transaction of its own: for an insert that found none.
+
+    A month that is in the archive already (the database's clock went back) comes out of it again.
+    """
+    month = month_of(moment)
+    # Also where the engine's connections otherwise commit each statement.
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        found = find_month(connection, partition_name(month))
+        if found is None:
+            made = _ensure(connection, [month])
+            connection.commit()
+            return made
+    if found.parent != LOG or found.is_leaving:
+        with moving_months(engine) as moving:
+            move_month(moving, found.name, LOG)
+    return []
 
 
 def existing_partitions(connection: Connection) -> set[str]:
@@ -51,7 +77,7 @@ def existing_partitions(connection: Connection) -> set[str]:
         connection.execute(
             text(
                 "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-                " WHERE i.inhparent = 'backup_execution_logs'::regclass"
+                " WHERE i.inhparent = 'backup_execution_logs'::regclass AND NOT inhdetachpending"
             )
         ).scalars()
     )
@@ -60,9 +86,9 @@ def existing_partitions(connection: Connection) -> set[str]:
 def months_ahead(connection: Connection) -> int:
     """How many months after the present one have their partition, without a gap."""
     attached = existing_partitions(connection)
-    month = _month_of(connection.execute(text("SELECT now()")).scalar_one())
+    month = month_of(connection.execute(text("SELECT now()")).scalar_one())
     ahead = 0
-    while partition_name(month := _month_after(month)) in attached:
+    while partition_name(month := month_after(month)) in attached:
         ahead += 1
     return ahead
 
@@ -71,7 +97,7 @@ def oldest_month(connection: Connection) -> datetime:
     """The first moment of the oldest month in the log; the present one's where it has none."""
     attached = existing_partitions(connection)
     if not attached:
-        return _month_of(connection.execute(text("SELECT now()")).scalar_one())
+        return month_of(connection.execute(text("SELECT now()")).scalar_one())
     return datetime.strptime(min(attached)[-7:], "%Y_%m").replace(tzinfo=UTC)
 
 
@@ -97,9 +123,9 @@ def _create(connection: Connection, month: datetime) -> None:
             with connection.begin_nested():
                 _create_and_attach(connection, name, month)
         except OperationalError as error:
-            if getattr(error.orig, "pgcode", None) != _LOCK_NOT_AVAILABLE:
+            if not is_lock_timeout(error):
                 raise
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
         else:
             return
     raise DatabaseProblem(
@@ -110,7 +136,7 @@ def _create(connection: Connection, month: datetime) -> None:
 
 def _create_and_attach(connection: Connection, name: str, month: datetime) -> None:
     before = connection.execute(text("SHOW lock_timeout")).scalar_one()
-    connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
     # Never CREATE TABLE ... PARTITION OF: it would make new readers of the log wait.
     connection.execute(
         text(
@@ -123,16 +149,7 @@ def _create_and_attach(connection: Connection, name: str, month: datetime) -> No
         text(
             f"ALTER TABLE backup_execution_logs ATTACH PARTITION {name}"
             f" FOR VALUES FROM ('{month:%Y-%m-%d} 00:00+00')"
-            f" TO ('{_month_after(month):%Y-%m-%d} 00:00+00')"
+            f" TO ('{month_after(month):%Y-%m-%d} 00:00+00')"
         )
     )
     connection.execute(text(f"SET LOCAL lock_timeout = '{before}'"))
-
-
-def _month_of(moment: datetime) -> datetime:
-    moment = moment.astimezone(UTC)
-    return datetime(moment.year, moment.month, 1, tzinfo=UTC)
-
-
-def _month_after(month: datetime) -> datetime:
-    return datetime(month.year + month.month // 12, month.month % 12 + 1, 1, tzinfo=UTC)

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -101,11 +100,15 @@ def backup_counts(connection: Connection, task_id: uuid.UUID) -> dict[str, int]:
 
     Raises UnknownBackup.
     """
-    created_at: datetime | None = connection.scalar(
-        text("SELECT created_at FROM backups WHERE task_id = :task_id"), {"task_id": task_id}
-    )
-    if created_at is None:
+    backup = connection.execute(
+        text("SELECT * FROM backups WHERE task_id = :task_id"), {"task_id": task_id}
+    ).first()
+    if backup is None:
         raise UnknownBackup(f"no backup has the task_id {task_id}")
+    if backup.device_count is not None:
+        # Ended and counted: the list of its devices may be gone.
+        ended = {status: getattr(backup, f"{status}_count") for status in ENDED_STATUSES}
+        return {"queued": 0, "running": 0, **ended}
     rows = connection.execute(
         text(f"""
             SELECT coalesce(o.status, l.status) AS status, count(*) AS count
@@ -115,7 +118,7 @@ def backup_counts(connection: Connection, task_id: uuid.UUID) -> dict[str, int]:
             WHERE b.task_id = :task_id
             GROUP BY 1
         """),
-        {"task_id": task_id, "created_at": created_at},
+        {"task_id": task_id, "created_at": backup.created_at},
     )
     counts = dict.fromkeys(("queued", "running", *ENDED_STATUSES), 0)
     # An execution between both tables has ended within this statement; the next look finds it.

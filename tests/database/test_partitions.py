@@ -6,13 +6,16 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
+from exporter.database.engine import create_engine
+from exporter.database.history import moving_months
+from exporter.database.months import ARCHIVE, move_month
 from exporter.database.partitions import (
     ensure_partition_for,
     ensure_partitions,
     existing_partitions,
+    months_ahead,
     partition_name,
 )
-from exporter.errors import DatabaseProblem
 
 FAR = datetime(2040, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -140,25 +143,34 @@ def test_a_writer_of_devices_does_not_stop_it_for_ever(engine, device_id):
     writer.close()
 
 
-def test_a_full_month_moves_to_the_archive_without_a_copy(engine, device_id):
-    name = partition_name(FAR)
+def test_a_clock_that_went_back_takes_its_month_out_of_the_archive(engine, device_id):
     ensure_partition_for(engine, FAR)
     with engine.begin() as connection:
         insert_log(connection, device_id, FAR)
-
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(
-            text(f"ALTER TABLE backup_execution_logs DETACH PARTITION {name} CONCURRENTLY")
-        )
-        connection.execute(
-            text(
-                f"ALTER TABLE backup_execution_history ATTACH PARTITION {name}"
-                " FOR VALUES FROM ('2040-12-01 00:00+00') TO ('2041-01-01 00:00+00')"
-            )
-        )
-        archived = connection.execute(text("SELECT count(*) FROM backup_execution_history"))
-        assert archived.scalar_one() == 1
+    with moving_months(engine) as connection:
+        move_month(connection, partition_name(FAR), ARCHIVE)
     assert count_logs(engine) == 0
 
-    with pytest.raises(DatabaseProblem, match=f"{name} is not a partition of the log"):
-        ensure_partition_for(engine, FAR)
+    ensure_partition_for(engine, FAR)
+
+    with engine.begin() as connection:
+        insert_log(connection, device_id, FAR)
+    assert count_logs(engine) == 2
+
+
+def test_a_clock_that_jumped_ahead_and_back_leaves_no_gap(engine):
+    ensure_partition_for(engine, FAR)
+
+    with engine.begin() as connection:
+        ensure_partitions(connection, months_ahead=6)
+        assert months_ahead(connection) == 6
+
+
+def test_a_connection_that_commits_each_statement_makes_the_whole_partition(settings, device_id):
+    engine = create_engine(settings.database, application_name="test", is_lean=True)
+
+    assert ensure_partition_for(engine, FAR) == [partition_name(FAR)]
+
+    with engine.begin() as connection:
+        insert_log(connection, device_id, FAR)
+    engine.dispose()
