@@ -5,11 +5,13 @@ history covers grow with its size, so that a period asked for holds the same num
 """
 
 import argparse
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from bench.metrics import database
 from bench.report import Result, at_most, write
@@ -17,6 +19,11 @@ from exporter import logs
 from exporter.database import migrations
 from exporter.database.engine import create_engine
 from exporter.integrity.numbers import verify_numbers
+from exporter.queries.devices import list_devices, list_versions, version
+from exporter.queries.executions import backup_counts, execution, recent_executions
+from exporter.queries.overview import fleet_counts
+from exporter.queries.schedules import list_schedules
+from exporter.queries.totals import counted_total, statistics_total
 from exporter.settings import LogSettings
 from exporter.simulator.history import Past, fill_history
 
@@ -82,7 +89,112 @@ def measure(engine: Engine, executions: int) -> list[Result]:
         Result(f"history verify, {millions}", time.monotonic() - began_at, "s"),
         at_most(f"differences, {millions}", len(differences), "", 0),
     ]
-    return results
+    return results + [
+        at_most(f"{name}, {millions}", milliseconds, "ms", 50)
+        for name, milliseconds in timings(engine).items()
+    ]
+
+
+def queries(engine: Engine) -> dict[str, Callable[[Connection], object]]:
+    """Every question that grows with the history, as pages and commands ask it."""
+    with engine.connect() as connection:
+        task_id, scheduled = connection.execute(
+            text("SELECT task_id, created_at FROM backups ORDER BY created_at DESC LIMIT 1")
+        ).one()
+        execution_id = connection.scalar(
+            text("SELECT id FROM reporting.executions ORDER BY created_at DESC LIMIT 1")
+        )
+        today = connection.execute(text("SELECT CURRENT_DATE")).scalar_one()
+    week, month = today - timedelta(days=6), today - timedelta(days=29)
+    return {
+        "fleet_counts": fleet_counts,
+        "list_devices": list_devices,
+        "list_devices, one site": lambda c: list_devices(c, site="site-7"),
+        "recent_executions": lambda c: recent_executions(c, limit=100),
+        "recent_executions, failed": lambda c: recent_executions(c, limit=100, status="failed"),
+        "recent_executions, device": lambda c: recent_executions(c, limit=100, device="device-77"),
+        "recent_executions, reason": lambda c: recent_executions(c, limit=100, reason="storage"),
+        "recent_executions, backup": lambda c: recent_executions(c, limit=100, task_id=task_id),
+        "execution": lambda c: execution(c, execution_id),
+        "backup_counts": lambda c: backup_counts(c, task_id),
+        "list_versions": lambda c: list_versions(c, "device-77", limit=50),
+        "version": lambda c: version(c, "device-77"),
+        "list_schedules": list_schedules,
+        "statistics_total, 30 days": lambda c: statistics_total(c, first_day=month),
+        "statistics_total, 7 days, site and status": lambda c: statistics_total(
+            c, first_day=week, site="site-7", status="failed"
+        ),
+        "counted_total, reason": lambda c: counted_total(c, since=scheduled, reason="auth"),
+        "counted_total, device": lambda c: counted_total(c, device_id=77),
+        "counted_total, trigger": lambda c: counted_total(c, trigger="schedule"),
+    }
+
+
+#: Every view as dashboards use it; a period is of as many days whatever the history has.
+VIEW_QUERIES = {
+    "devices, all": "SELECT * FROM reporting.devices",
+    "devices, by state": """SELECT state, count(*), avg(is_fresh::int)
+        FROM reporting.devices GROUP BY 1""",
+    "devices, a search": """SELECT * FROM reporting.devices
+        WHERE device ILIKE '%77%' AND state = 'normal' ORDER BY device LIMIT 100""",
+    "failing_devices, the worst six": """SELECT * FROM reporting.failing_devices
+        ORDER BY consecutive_failures DESC, failing_since LIMIT 6""",
+    "failing_devices, count": "SELECT count(*) FROM reporting.failing_devices",
+    "executions, the last 200": """SELECT * FROM reporting.executions
+        WHERE created_at > now() - interval '7 days' ORDER BY created_at DESC LIMIT 200""",
+    "executions, failed ones": """SELECT * FROM reporting.executions
+        WHERE created_at > now() - interval '7 days' AND status IN ('failed', 'timeout')
+        ORDER BY created_at DESC LIMIT 200""",
+    "executions, one device, 30 days": """SELECT * FROM reporting.executions
+        WHERE created_at > now() - interval '30 days' AND device = 'device-77'
+        ORDER BY created_at DESC LIMIT 200""",
+    "executions, failures by reason, 7 days": """SELECT reason, count(*) FROM reporting.executions
+        WHERE created_at > now() - interval '7 days' AND status IN ('failed', 'timeout')
+        GROUP BY reason ORDER BY 2 DESC""",
+    "open_executions": "SELECT * FROM reporting.open_executions LIMIT 200",
+    "daily_totals, 90 days": """SELECT * FROM reporting.daily_totals
+        WHERE date > (SELECT today FROM reporting.settings) - 90 ORDER BY date""",
+    "daily_statistics, 30 days by site": """
+        SELECT site, sum(success), sum(failed), sum(timeout) FROM reporting.daily_statistics
+        WHERE date > (SELECT today FROM reporting.settings) - 30 GROUP BY site""",
+    "daily_statistics, one site, 90 days": """SELECT date, sum(total), sum(success)
+        FROM reporting.daily_statistics WHERE site = 'site-7'
+            AND date > (SELECT today FROM reporting.settings) - 90 GROUP BY date""",
+    "device_days, one device": """SELECT * FROM reporting.device_days
+        WHERE device = 'device-77' ORDER BY date""",
+    "configuration_changes, 7 days": """SELECT * FROM reporting.configuration_changes
+        WHERE created_at > now() - interval '7 days' ORDER BY created_at DESC LIMIT 200""",
+    "configuration_changes, one device": """SELECT * FROM reporting.configuration_changes
+        WHERE device = 'device-77' ORDER BY id DESC""",
+    "schedules": "SELECT * FROM reporting.schedules",
+    "schedule_ticks, 30 days": """SELECT * FROM reporting.schedule_ticks
+        WHERE created_at > now() - interval '30 days' ORDER BY created_at DESC""",
+    "backups, the last 100": """SELECT * FROM reporting.backups
+        WHERE created_at > now() - interval '30 days' ORDER BY created_at DESC LIMIT 100""",
+    "processes": "SELECT * FROM reporting.processes",
+    "publishing": "SELECT * FROM reporting.publishing",
+    "storage": "SELECT * FROM reporting.storage",
+    "reasons": "SELECT * FROM reporting.reasons",
+    "settings": "SELECT * FROM reporting.settings",
+}
+
+
+def timings(engine: Engine) -> dict[str, float]:
+    """Median milliseconds of each, warm."""
+    asked = queries(engine) | {
+        f"reporting.{name}": lambda c, sql=sql: c.execute(text(sql)).all()
+        for name, sql in VIEW_QUERIES.items()
+    }
+    found = {}
+    for name, ask in asked.items():
+        taken = []
+        for _ in range(REPEATED):
+            with engine.connect() as connection:
+                began_at = time.monotonic()
+                ask(connection)
+                taken.append((time.monotonic() - began_at) * 1000)
+        found[name] = statistics.median(taken)
+    return found
 
 
 if __name__ == "__main__":
