@@ -5,10 +5,11 @@ A month is always in one of these places: attached to the log or the archive, le
 the month, so it may be killed at any moment and is simply called again.
 
 The statements lock `devices`, `backup_schedules` and `configurations`, which the months' foreign
-keys refer to, and who waits for a lock stops all who come after; so each waits briefly and is
-tried again.
+keys refer to (ATTACH and DROP against readers too, for the triggers of those keys go), and who
+waits for a lock stops all who come after; so each waits briefly and is tried again.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -194,7 +195,8 @@ def _try_once(connection: Connection, statement: str) -> bool:
     except OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        time.sleep(PAUSE_SECONDS)
+        # At random, or a reader that comes back in step with us would be met every time.
+        time.sleep(random.uniform(0.5, 2.0) * PAUSE_SECONDS)  # noqa: S311 - no secret
         return False
     return True
 

@@ -146,8 +146,9 @@ def _parts(connection: Connection, month: str) -> Iterator[list[tuple[Any, ...]]
     selected = ", ".join(expression for _, expression in _COLUMNS.values())
     # One statement, so one snapshot; its cursor is on the server.
     connection.execute(text("SET LOCAL statement_timeout = 0"))
-    result = connection.execution_options(stream_results=True, yield_per=_PART).execute(
-        text(f"SELECT {selected} FROM {month} AS m ORDER BY created_at, id")
+    result = connection.execute(
+        text(f"SELECT {selected} FROM {month} AS m ORDER BY created_at, id"),
+        execution_options={"stream_results": True, "yield_per": _PART},
     )
     for rows in result.partitions(_PART):
         yield [tuple(row) for row in rows]
