@@ -25,7 +25,9 @@ from exporter.errors import DatabaseProblem
 LOG = "backup_execution_logs"
 ARCHIVE = "backup_execution_history"
 
-LOCK_TIMEOUT = "100ms"
+#: A statement waits for up to three locks, and holds those that it has: an execution that comes
+#: after it waits for their sum.
+LOCK_TIMEOUT = "40ms"
 LOCK_NOT_AVAILABLE = "55P03"
 PAUSE_SECONDS = 0.1
 #: About two minutes.

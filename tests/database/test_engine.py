@@ -167,7 +167,7 @@ def test_peoples_reads_go_to_the_replica_and_write_nothing(settings, database_ur
 
 def test_a_wrong_replica_is_named_by_its_key():
     wrong = DatabaseSettings(replica_url=SecretStr("mysql://host"))
-    with pytest.raises(DatabaseProblem, match="database.replica_url is neither"):
+    with pytest.raises(DatabaseProblem, match="replica_url is neither"):
         reading_engine(wrong, application_name="reads")
 
 
