@@ -6,25 +6,31 @@ history covers grow with its size, so that a period asked for holds the same num
 
 import argparse
 import statistics
+import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
+from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, text
 
 from bench.metrics import database
-from bench.report import Result, at_most, write
+from bench.report import Result, at_least, at_most, write
 from exporter import logs
 from exporter.database import migrations
 from exporter.database.engine import create_engine
+from exporter.errors import Reason
+from exporter.executions.claims import Running
+from exporter.executions.endings import Ending, end_running
 from exporter.integrity.numbers import verify_numbers
 from exporter.queries.devices import list_devices, list_versions, version
 from exporter.queries.executions import backup_counts, execution, recent_executions
 from exporter.queries.overview import fleet_counts
 from exporter.queries.schedules import list_schedules
 from exporter.queries.totals import counted_total, statistics_total
-from exporter.settings import LogSettings
+from exporter.settings import DatabaseSettings, LogSettings
 from exporter.simulator.history import Past, fill_history
 
 DEVICES = 10_000
@@ -68,31 +74,97 @@ def make_past(engine: Engine, executions: int, *, devices: int = DEVICES) -> flo
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--executions", type=int, nargs="+", default=[5_000_000])
+    arguments.add_argument("--endings", type=int, default=20_000, help="Executions that are ended.")
+    arguments.add_argument("--end", nargs=3, help=argparse.SUPPRESS)
     given = arguments.parse_args()
     logs.configure(LogSettings(level="warning"))
+    if given.end:
+        end_executions(given.end[0], int(given.end[1]), int(given.end[2]))
+        return 0
     results: list[Result] = []
+    smallest: dict[str, float] = {}
     for executions in given.executions:
         with database() as settings:
             engine = create_engine(settings, application_name="bench")
-            results += measure(engine, executions)
+            results += write_and_verify(engine, executions)
+            taken = timings(engine)
+            results += [at_most(_of(n, executions), ms, "ms", 50) for n, ms in taken.items()]
+            results += [
+                at_most(f"growth of {name}", ms / smallest[name], "times", 1.1)
+                for name, ms in taken.items()
+                # Less than half a millisecond is the machine's own.
+                if name in smallest and ms - smallest[name] > 0.5
+            ]
+            smallest = smallest or taken
+            results += measure_endings(engine, given.endings)
+            results += [
+                at_most("differences after endings", len(verify_numbers(engine)), "", 0),
+            ]
             engine.dispose()
     return 0 if write("history", results) else 1
 
 
-def measure(engine: Engine, executions: int) -> list[Result]:
-    millions = f"{executions / 1e6:g} million"
+def _of(name: str, executions: int) -> str:
+    return f"{name}, {executions / 1e6:g} million"
+
+
+def write_and_verify(engine: Engine, executions: int) -> list[Result]:
     seconds = make_past(engine, executions)
-    results = [at_most(f"writing {millions}", seconds, "s", 60 * executions / 1e6)]
+    results = [at_most(_of("writing", executions), seconds, "s", 60 * executions / 1e6)]
     began_at = time.monotonic()
     differences = verify_numbers(engine)
-    results += [
-        Result(f"history verify, {millions}", time.monotonic() - began_at, "s"),
-        at_most(f"differences, {millions}", len(differences), "", 0),
+    return [
+        *results,
+        Result(_of("history verify", executions), time.monotonic() - began_at, "s"),
+        at_most(_of("differences", executions), len(differences), "", 0),
     ]
-    return results + [
-        at_most(f"{name}, {millions}", milliseconds, "ms", 50)
-        for name, milliseconds in timings(engine).items()
+
+
+def measure_endings(engine: Engine, count: int) -> list[Result]:
+    """Two processes end executions of devices of their own, at the same sites."""
+    url = engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "bench.history", "--end", url, str(count // 2)]
+    children = [
+        subprocess.Popen([*command, half], stdout=subprocess.PIPE, text=True) for half in "01"
     ]
+    seconds = [float(child.communicate()[0]) for child in children]
+    with engine.connect() as connection:
+        deadlocks = connection.scalar(text("SELECT sum(deadlocks) FROM pg_stat_database"))
+    return [
+        at_least("endings of two processes", count / max(seconds), "a second", 300),
+        at_most(f"deadlocks in {count} endings", float(deadlocks or 0), "", 0),
+    ]
+
+
+OPEN = """
+    INSERT INTO open_executions (task_id, device_id, status, priority, site, platform, zone,
+        trigger, worker_id, started_at, deadline_at, waited_seconds)
+    SELECT gen_random_uuid(), id, 'running', 0, site, platform, zone, 'schedule', :worker_id,
+        now(), now() + interval '1 hour', 0.1
+    FROM devices WHERE id % 2 = :half ORDER BY id LIMIT :count
+    RETURNING id, worker_id, task_id, device_id, trigger
+"""
+
+
+def end_executions(url: str, count: int, half: int) -> None:
+    """One of the two processes: prints the seconds that its ending transactions took."""
+    engine = create_engine(DatabaseSettings(url=SecretStr(url)), application_name="bench ending")
+    worker_id, seconds, left = uuid.uuid4(), 0.0, count
+    while left > 0:
+        with engine.begin() as connection:
+            rows = connection.execute(
+                text(OPEN), {"worker_id": worker_id, "half": half, "count": left}
+            ).all()
+        left -= len(rows)
+        began_at = time.monotonic()
+        for number, row in enumerate(rows):
+            ending = Ending("success", try_seconds=2.0 + number % 7, size_bytes=2_000)
+            if number % 50 == 0:
+                ending = Ending("failed", Reason.AUTH, "refused", try_seconds=1.0)
+            running = Running(*row, ran_seconds=0.0, waited_seconds=0.1, failed_try_count=0)
+            assert end_running(engine, running, ending, time_zone="UTC")
+        seconds += time.monotonic() - began_at
+    print(seconds)
 
 
 def queries(engine: Engine) -> dict[str, Callable[[Connection], object]]:
@@ -108,7 +180,6 @@ def queries(engine: Engine) -> dict[str, Callable[[Connection], object]]:
     week, month = today - timedelta(days=6), today - timedelta(days=29)
     return {
         "fleet_counts": fleet_counts,
-        "list_devices": list_devices,
         "list_devices, one site": lambda c: list_devices(c, site="site-7"),
         "recent_executions": lambda c: recent_executions(c, limit=100),
         "recent_executions, failed": lambda c: recent_executions(c, limit=100, status="failed"),
@@ -132,7 +203,7 @@ def queries(engine: Engine) -> dict[str, Callable[[Connection], object]]:
 
 #: Every view as dashboards use it; a period is of as many days whatever the history has.
 VIEW_QUERIES = {
-    "devices, all": "SELECT * FROM reporting.devices",
+    "devices, a page": "SELECT * FROM reporting.devices ORDER BY device LIMIT 100 OFFSET 5000",
     "devices, by state": """SELECT state, count(*), avg(is_fresh::int)
         FROM reporting.devices GROUP BY 1""",
     "devices, a search": """SELECT * FROM reporting.devices
