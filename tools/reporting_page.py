@@ -4,6 +4,7 @@ python tools/reporting_page.py
 """
 
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 
@@ -18,7 +19,9 @@ PAGE = Path("docs/reporting.md")
 def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="configbackup-reporting-", dir="/tmp"))
     directory.chmod(0o755)
-    settings = DatabaseSettings(directory=directory)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = DatabaseSettings(directory=directory, port=port)
     server = EmbeddedPostgres(settings)
     server.start()
     try:
