@@ -31,6 +31,7 @@ from exporter.database.partitions import ensure_partition_for
 from exporter.executions.endings import Ending, end_running
 from exporter.integrity.numbers import mend_numbers, verify_numbers
 from exporter.retention import archive
+from exporter.retention.exporting import ensure_exported
 from exporter.settings import DatabaseSettings, HistorySettings, LogSettings
 from tests.fleets import claim_next, trigger_backup
 
@@ -92,7 +93,7 @@ def measure(engine: Engine, settings: DatabaseSettings, folder: Path, count: int
     durations = [_timed(partial(_move, engine, name, to)) for to in [ARCHIVE, LOG] * MOVES]
     moving = load.take_waits()
     began = time.monotonic()
-    kills = _kill_until_done(settings, folder, step_seconds=count * 4e-6)
+    kills = _kill_until_done(engine, settings, folder, name)
     killed_seconds = time.monotonic() - began
     killing = load.take_waits()
     load.stop()
@@ -143,21 +144,28 @@ def _move(engine: Engine, name: str, to: str) -> None:
         move_month(connection, name, to)
 
 
-def _kill_until_done(settings: DatabaseSettings, folder: Path, *, step_seconds: float) -> int:
-    """Archive in processes that are killed at random moments, and at last in one that is not."""
+def _kill_until_done(engine: Engine, settings: DatabaseSettings, folder: Path, month: str) -> int:
+    """Archive in processes that are killed at random moments, and at last in one that is not.
+
+    The export begins anew after a kill; once it is whole the rest is killed step by step.
+    """
     url = database_url(settings).render_as_string(hide_password=False)
     command = [sys.executable, "-m", "bench.archive", "--archive", url, str(folder)]
-    for kills in range(KILLS):
+    kills = 0
+    for number in range(KILLS):
+        if number == KILLS // 5:
+            ensure_exported(engine, month, folder)
         process = subprocess.Popen(command)
         try:
-            process.wait(timeout=random.uniform(0.8, 1 + step_seconds * kills))
+            process.wait(timeout=random.uniform(0.8, 2 + 0.5 * number))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            kills += 1
         else:
             return kills
     subprocess.run(command, check=True)
-    return KILLS
+    return kills
 
 
 class Load:
