@@ -29,13 +29,7 @@ from exporter.metrics import Exposition
 from exporter.processes import Gauge, Heartbeat
 from exporter.settings import Settings, load_settings
 from exporter.supervisor import WorkerPool
-from exporter.web import (
-    Listener,
-    create_app,
-    create_metrics_app,
-    metrics_listener,
-    require_token_beyond_loopback,
-)
+from exporter.web import Listener, create_app, create_metrics_app, metrics_listener
 
 log = logs.get_logger(__name__)
 
@@ -55,7 +49,6 @@ class _Served:
     """What this process serves over HTTP, from its making to `stop`."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
-        require_token_beyond_loopback(engine, settings.http)
         self._metrics = Exposition(settings.database)
         self._metrics.start()
         self._listener = Listener(create_app(engine, settings, self._metrics), settings.http)

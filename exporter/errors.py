@@ -8,7 +8,6 @@
     +-- UnknownSchedule
     +-- UnknownBackup
     +-- NothingSelected         a selection that matches no device
-    +-- TokenProblem            a token of the API that is there already, or is not
     +-- ListenerProblem         the HTTP listener cannot bind its address
     +-- CollectionFailed        one device's try, with its reason
     +-- CollectionCancelled     one device's try, cut off by a person
@@ -188,10 +187,6 @@ class UnknownSchedule(ConfigBackupError):
 
 class UnknownBackup(ConfigBackupError):
     """No backup has this task_id."""
-
-
-class TokenProblem(ConfigBackupError):
-    """A token of this name is there already, or none is."""
 
 
 class NothingSelected(ConfigBackupError):

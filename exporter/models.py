@@ -35,8 +35,6 @@ ENDED_STATUSES = ("success", "failed", "timeout", "cancelled")
 TRIGGERS = ("schedule", "second_round", "catch_up", "api", "command")
 #: Triggers by a person or a pipeline: they go before a schedule's.
 PEOPLES_TRIGGERS = ("api", "command")
-#: Of the HTTP API: each may do what the ones before it may.
-ROLES = ("viewer", "operator", "admin")
 #: Upper bounds (seconds) of the histograms of duration and wait; one more bucket is +Inf.
 HISTOGRAM_BOUNDS_SECONDS = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 #: Rows that keep ending executions apart: shard = device_id % SHARDS.
@@ -786,50 +784,3 @@ class Store(Base):
     )
     size_bytes: Mapped[int | None] = mapped_column(BigInteger, comment="of its file system")
     measured_at: Mapped[CreatedAt]
-
-
-class ApiToken(Base):
-    """A token of the HTTP API, or a browser's session that began with one; only hashes are kept."""
-
-    __tablename__ = "api_tokens"
-
-    id: Mapped[BigId]
-    name: Mapped[str] = mapped_column(comment="who calls with it; a session has its token's")
-    role: Mapped[str]
-    token_hash: Mapped[bytes] = mapped_column(unique=True, comment="SHA-256 of the secret")
-    parent_id: Mapped[int | None] = mapped_column(
-        BigInteger,
-        ForeignKey("api_tokens.id", ondelete="CASCADE"),
-        comment="the token that a browser's session began with; NULL: a token",
-    )
-    created_at: Mapped[CreatedAt]
-    created_by: Mapped[str]
-    expires_at: Mapped[Timestamp | None] = mapped_column(comment="NULL: never")
-    revoked_at: Mapped[Timestamp | None]
-
-    __table_args__ = (
-        CheckConstraint(_one_of("role", ROLES), name="role_known"),
-        Index(
-            "uq_api_tokens_name",
-            "name",
-            unique=True,
-            postgresql_where=text("parent_id IS NULL AND revoked_at IS NULL"),
-        ),
-        Index("ix_api_tokens_parent_id", "parent_id"),
-    )
-
-
-class AuditEntry(Base):
-    """Who did what from where: every trigger, pause, cancel, login and change of tokens."""
-
-    __tablename__ = "audit_log"
-
-    id: Mapped[BigId]
-    created_at: Mapped[CreatedAt]
-    actor: Mapped[str]
-    address: Mapped[str] = mapped_column(comment="of the client; empty: the command line")
-    action: Mapped[str]
-    subject: Mapped[str]
-    details: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
-
-    __table_args__ = (Index("ix_audit_log_created_at", "created_at"),)

@@ -10,7 +10,6 @@ come from a file instead: `CONFIGBACKUP_DATABASE__URL_FILE`.
 
 import os
 from collections.abc import Mapping
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -58,19 +57,10 @@ def _five_field_cron(expression: str) -> str:
     return expression
 
 
-def _network(value: str) -> str:
-    try:
-        return str(ip_network(value))
-    except ValueError:
-        raise ValueError("an IP address or a network such as 10.0.0.0/8") from None
-
-
 TimeZone = Annotated[str, AfterValidator(_known_time_zone)]
 Cron = Annotated[str, AfterValidator(_five_field_cron)]
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Network = Annotated[str, AfterValidator(_network)]
-RateLimit = Annotated[str, Field(pattern=r"^[1-9][0-9]* per (second|minute|hour|day)$")]
 
 
 class Section(BaseModel):
@@ -274,30 +264,6 @@ class HttpSettings(Section):
         description="Where people's browsers reach the pages, such as https://backup.example; "
         "nothing: http://ADDRESS:PORT. Links in dashboards and messages begin with it.",
     )
-    trusted_proxies: list[Network] = Field(
-        default_factory=list,
-        description="Addresses or networks of reverse proxies whose user_header is believed.",
-    )
-    user_header: str = Field(
-        "X-Forwarded-User", description="Header in which such a proxy names the user."
-    )
-    proxy_operators: list[str] = Field(
-        default_factory=list, description="Users of the proxy who are operators; others view."
-    )
-    proxy_admins: list[str] = Field(
-        default_factory=list, description="Users of the proxy who are admins."
-    )
-    session_seconds: Seconds = Field(12 * 3600, description="How long a browser stays logged in.")
-    login_rate: RateLimit = Field(
-        "10 per minute", description="Logins that are tried from one address."
-    )
-    trigger_rate: RateLimit = Field(
-        "120 per minute", description="Triggers, pauses and cancels of one caller."
-    )
-    grafana_origins: list[str] = Field(
-        default_factory=list,
-        description="Origins, such as https://grafana.example, whose pages may read the API.",
-    )
 
     @field_validator("public_url")
     @classmethod
@@ -310,17 +276,6 @@ class HttpSettings(Section):
     def base_url(self) -> str:
         """What links to our pages begin with, without a slash at its end."""
         return self.public_url or f"http://{self.address}:{self.port}"
-
-
-class CacheSettings(Section):
-    url: SecretStr | None = Field(
-        None,
-        description="Redis that keeps the answers of the monitoring API, such as "
-        "redis://host:6379/0; nothing: each process keeps its own.",
-    )
-    seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(
-        300, description="How long an answer of the monitoring API is kept."
-    )
 
 
 class MetricsSettings(Section):
@@ -454,7 +409,6 @@ class Settings(BaseSettings):
     )
     git: GitSettings = Field(default_factory=GitSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
-    cache: CacheSettings = Field(default_factory=CacheSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     integrity: IntegritySettings = Field(default_factory=IntegritySettings)
     history: HistorySettings = Field(default_factory=HistorySettings)

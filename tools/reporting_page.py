@@ -4,7 +4,6 @@ python tools/reporting_page.py
 """
 
 import shutil
-import socket
 import tempfile
 from pathlib import Path
 
@@ -19,9 +18,7 @@ PAGE = Path("docs/reporting.md")
 def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="configbackup-reporting-", dir="/tmp"))
     directory.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    settings = DatabaseSettings(directory=directory, port=port)
+    settings = DatabaseSettings(directory=directory)
     server = EmbeddedPostgres(settings)
     server.start()
     try:

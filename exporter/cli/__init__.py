@@ -19,11 +19,9 @@ from exporter.cli.output import errors
 from exporter.cli.probing import probe_command, trust
 from exporter.cli.schedules import schedules
 from exporter.cli.serving import check, demo, init, run, worker
-from exporter.cli.tokens import token
 from exporter.errors import (
     ConfigBackupError,
     NothingSelected,
-    TokenProblem,
     UnknownBackup,
     UnknownDevice,
     UnknownSchedule,
@@ -74,7 +72,6 @@ for command in (
     history,
     verify,
     database,
-    token,
 ):
     cli.add_command(command)
 
@@ -83,7 +80,7 @@ def main() -> None:
     """Run the command; an error of ours is a sentence and an exit code, not a traceback."""
     try:
         cli()
-    except (UnknownDevice, UnknownSchedule, UnknownBackup, NothingSelected, TokenProblem) as error:
+    except (UnknownDevice, UnknownSchedule, UnknownBackup, NothingSelected) as error:
         errors.print(f"configbackup: {error}", markup=False, style="red")
         sys.exit(WRONG_COMMAND)
     except ConfigBackupError as error:

@@ -5,7 +5,6 @@ from functools import partial
 
 import click
 
-from exporter import logs
 from exporter.cli.context import CommandContext
 from exporter.cli.output import errors, list_options, print_rows
 from exporter.database.engine import database_errors
@@ -56,7 +55,6 @@ def archive_history(context: CommandContext, *, dry_run: bool, output_format: st
 
     The daemon does so every night. It may be ended at any moment; the next one goes on.
     """
-    logs.configure(context.settings.logs)
     settings = context.settings.history
     with context.reading() as connection:
         steps = plan_archive(connection, settings)

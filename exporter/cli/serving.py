@@ -1,12 +1,10 @@
 """Commands that serve: the daemon, workers on other machines, and the first try."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -17,15 +15,9 @@ from exporter.cli.context import CommandContext
 from exporter.cli.output import console, errors
 from exporter.daemon import Daemon
 from exporter.database.accounts import reachable_by
-from exporter.database.embedded import EmbeddedPostgres
-from exporter.database.engine import create_engine
-from exporter.database.migrations import upgrade
 from exporter.errors import ConfigBackupError
-from exporter.inventory import load_inventory, synchronise
 from exporter.reference import write_sample
-from exporter.schedules import refresh_intervals, synchronise_schedules
-from exporter.settings import DatabaseSettings, Settings, load_settings
-from exporter.simulator.history import HistoryExists, Past, fill_history
+from exporter.settings import DatabaseSettings, load_settings
 
 _FAULTS_FOUND = 1
 _WRONG_COMMAND = 2
@@ -71,16 +63,6 @@ def init(directory: Path) -> None:
     console.print(f"next: configbackup --settings {files[0]} check", markup=False)
 
 
-def _days(
-    _context: click.Context, _parameter: click.Parameter, value: str | None
-) -> timedelta | None:
-    if value is None:
-        return None
-    if not re.fullmatch(r"[1-9][0-9]{0,2}d", value):
-        raise click.BadParameter(f"found {value}, expected days from 1d to 999d")
-    return timedelta(days=int(value[:-1]))
-
-
 @click.command()
 @click.option(
     "--directory",
@@ -89,17 +71,8 @@ def _days(
     help="Where the demo keeps everything.",
 )
 @click.option("--devices", type=click.IntRange(4, 5000), default=60, help="Simulated devices.")
-@click.option(
-    "--history",
-    "past_days",
-    metavar="DAYSd",
-    callback=_days,
-    help="Write a plausible past first, such as 90d; once, while there is none.",
-)
 @click.pass_obj
-def demo(
-    context: CommandContext, directory: Path, devices: int, past_days: timedelta | None
-) -> None:
+def demo(context: CommandContext, directory: Path, devices: int) -> None:
     """Back up a fleet of simulated devices, again and again, until Ctrl+C."""
     directory = directory.resolve()
     settings_file = _write_demo_settings(directory)
@@ -124,31 +97,12 @@ def demo(
             sys.exit(fleet.wait() or 1)
         settings = load_settings(settings_file)
         logs.configure(settings.logs)
-        if past_days is not None:
-            _write_past(settings, past_days)
         Daemon(settings_file, settings).run(
             when_ready=lambda address: _print_next_steps(settings_file, directory, address)
         )
     finally:
         fleet.terminate()
         fleet.wait()
-
-
-def _write_past(settings: Settings, span: timedelta) -> None:
-    """Devices and schedules as the daemon will find them, and what they have been through."""
-    EmbeddedPostgres(settings.database).start()
-    engine = create_engine(settings.database, application_name="configbackup demo")
-    upgrade(engine)
-    with engine.begin() as connection:
-        synchronise(connection, load_inventory(settings.inventory, settings.collection))
-        synchronise_schedules(connection, settings)
-        refresh_intervals(connection)
-    try:
-        count = fill_history(engine, Past(span=span, time_zone=settings.time_zone))
-        console.print(f"wrote a past of {count} executions")
-    except HistoryExists as error:
-        errors.print(f"configbackup: {error}; it is kept", markup=False)
-    engine.dispose()
 
 
 def _write_demo_settings(directory: Path) -> Path:

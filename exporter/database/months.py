@@ -5,11 +5,10 @@ A month is always in one of these places: attached to the log or the archive, le
 the month, so it may be killed at any moment and is simply called again.
 
 The statements lock `devices`, `backup_schedules` and `configurations`, which the months' foreign
-keys refer to (ATTACH and DROP against readers too, for the triggers of those keys go), and who
-waits for a lock stops all who come after; so each waits briefly and is tried again.
+keys refer to, and who waits for a lock stops all who come after; so each waits briefly and is
+tried again.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +24,7 @@ from exporter.errors import DatabaseProblem
 LOG = "backup_execution_logs"
 ARCHIVE = "backup_execution_history"
 
-#: A statement waits for up to three locks, and holds those that it has: an execution that comes
-#: after it waits for their sum.
-LOCK_TIMEOUT = "40ms"
+LOCK_TIMEOUT = "100ms"
 LOCK_NOT_AVAILABLE = "55P03"
 PAUSE_SECONDS = 0.1
 #: About two minutes.
@@ -197,8 +194,7 @@ def _try_once(connection: Connection, statement: str) -> bool:
     except OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        # At random, or a reader that comes back in step with us would be met every time.
-        time.sleep(random.uniform(0.5, 2.0) * PAUSE_SECONDS)  # noqa: S311 - no secret
+        time.sleep(PAUSE_SECONDS)
         return False
     return True
 

@@ -63,7 +63,7 @@ def mend_numbers(engine: Engine, differences: Sequence[Difference]) -> None:
                 _add(connection, table, dict(zip(keys, key, strict=True)), changes)
     devices = sorted({d.key[0] for d in differences if d.table == "device_states"})
     if devices:
-        recompute_states(engine, devices)
+        _mend_states(engine, devices)
 
 
 # Statistics and counters: rows with the same key and another shard are summed.
@@ -252,7 +252,7 @@ _EXPECTED_STATES = """
             count(*) FILTER (WHERE status = 'timeout') AS timeout_count,
             count(*) FILTER (WHERE status = 'cancelled') AS cancelled_count,
             coalesce(sum(execution_time), 0) AS duration_sum_seconds
-        FROM e {of_devices} GROUP BY device_id
+        FROM e GROUP BY device_id
     ), streaks AS (
         SELECT sums.device_id, f.failures, f.since
         FROM sums CROSS JOIN LATERAL (
@@ -336,11 +336,9 @@ def _states(connection: Connection, executions: str) -> Iterator[Difference]:
                 yield Difference("device_states", (row.device_id,), column, stored, must)
 
 
-def recompute_states(engine: Engine, devices: Sequence[int]) -> None:
-    """Set the states of devices to what their executions say; they are locked meanwhile."""
+def _mend_states(engine: Engine, devices: Sequence[int]) -> None:
     columns = ", ".join(f"{name} = e.{name}" for name in _STATE_COLUMNS)
     with engine.begin() as connection:
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(
             text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": history.MOVING_LOCK_KEY}
         )
@@ -350,7 +348,7 @@ def recompute_states(engine: Engine, devices: Sequence[int]) -> None:
             """),
             {"ids": devices},
         )
-        executions = history.executions_of(history.months(connection))
+        executions = history.executions_of(history.months(connection), "device_id = ANY(:ids)")
         expected = _EXPECTED_STATES.format(
             executions=executions, of_devices="WHERE device_id = ANY(:ids)"
         )

@@ -18,7 +18,6 @@ def list_devices(
     site: str | None = None,
     state: str | None = None,
     search: str | None = None,
-    name: str | None = None,
     include_retired: bool = False,
 ) -> list[Row]:
     """Devices with their present, by name."""
@@ -28,9 +27,6 @@ def list_devices(
     if site is not None:
         conditions.append("d.site = :site")
         values["site"] = site
-    if name is not None:
-        conditions.append("d.name = :name")
-        values["name"] = name
     if search is not None:
         conditions.append("position(lower(:search) IN lower(d.name || ' ' || d.address)) > 0")
         values["search"] = search
@@ -51,13 +47,6 @@ def list_devices(
         **values,
     )
     return rows if state is None else [row for row in rows if row["state"] == state]
-
-
-def one_device(connection: Connection, name: str) -> Row:
-    """A device with its present. Raises UnknownDevice; a retired device is known."""
-    for row in list_devices(connection, name=name, include_retired=True):
-        return row
-    raise UnknownDevice([name])
 
 
 def device_id(connection: Connection, name: str) -> int:

@@ -18,30 +18,30 @@ _PART = 20_000
 
 #: Columns of the file and how PostgreSQL says them; UUIDs and JSON are text there.
 _COLUMNS = {
-    "id": ("string", "CAST(m.id AS text)"),
-    "created_at": ("timestamp", "m.created_at"),
-    "task_id": ("string", "CAST(m.task_id AS text)"),
-    "device_id": ("int64", "m.device_id"),
-    "device": ("string", "d.name"),
-    "schedule_id": ("int64", "m.schedule_id"),
-    "config_id": ("int64", "m.config_id"),
-    "status": ("string", "m.status"),
-    "reason": ("string", "m.reason"),
-    "execution_time": ("float64", "m.execution_time"),
-    "error_message": ("string", "m.error_message"),
-    "error_details": ("string", "m.error_details"),
-    "queued_at": ("timestamp", "m.queued_at"),
-    "started_at": ("timestamp", "m.started_at"),
-    "completed_at": ("timestamp", "m.completed_at"),
-    "config_size": ("int64", "m.config_size"),
-    "git_commit_id": ("string", "m.git_commit_id"),
-    "extra_info": ("string", "CAST(m.extra_info AS text)"),
-    "retry_count": ("int64", "m.retry_count"),
-    "site": ("string", "m.site"),
-    "platform": ("string", "m.platform"),
-    "zone": ("string", "m.zone"),
-    "trigger": ("string", "m.trigger"),
-    "day": ("date32", "m.day"),
+    "id": ("string", "CAST(id AS text)"),
+    "created_at": ("timestamp", "created_at"),
+    "task_id": ("string", "CAST(task_id AS text)"),
+    "device_id": ("int64", "device_id"),
+    "device": ("string", "(SELECT name FROM devices WHERE devices.id = m.device_id)"),
+    "schedule_id": ("int64", "schedule_id"),
+    "config_id": ("int64", "config_id"),
+    "status": ("string", "status"),
+    "reason": ("string", "reason"),
+    "execution_time": ("float64", "execution_time"),
+    "error_message": ("string", "error_message"),
+    "error_details": ("string", "error_details"),
+    "queued_at": ("timestamp", "queued_at"),
+    "started_at": ("timestamp", "started_at"),
+    "completed_at": ("timestamp", "completed_at"),
+    "config_size": ("int64", "config_size"),
+    "git_commit_id": ("string", "git_commit_id"),
+    "extra_info": ("string", "CAST(extra_info AS text)"),
+    "retry_count": ("int64", "retry_count"),
+    "site": ("string", "site"),
+    "platform": ("string", "platform"),
+    "zone": ("string", "zone"),
+    "trigger": ("string", "trigger"),
+    "day": ("date32", "day"),
 }
 
 
@@ -146,12 +146,8 @@ def _parts(connection: Connection, month: str) -> Iterator[list[tuple[Any, ...]]
     selected = ", ".join(expression for _, expression in _COLUMNS.values())
     # One statement, so one snapshot; its cursor is on the server.
     connection.execute(text("SET LOCAL statement_timeout = 0"))
-    result = connection.execute(
-        text(f"""
-            SELECT {selected} FROM {month} AS m JOIN devices AS d ON d.id = m.device_id
-            ORDER BY m.created_at, m.id
-        """),
-        execution_options={"stream_results": True, "yield_per": _PART},
+    result = connection.execution_options(stream_results=True, yield_per=_PART).execute(
+        text(f"SELECT {selected} FROM {month} AS m ORDER BY created_at, id")
     )
     for rows in result.partitions(_PART):
         yield [tuple(row) for row in rows]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 from exporter.errors import ConfigBackupError
 from exporter.logs import get_logger
@@ -30,7 +30,7 @@ def retain_nightly(engine: Engine, settings: Settings) -> None:
                 continue
         try:
             counts = record(engine, name, partial(duty, engine, settings.history))
-        except (ConfigBackupError, SQLAlchemyError) as error:
+        except (ConfigBackupError, OperationalError) as error:
             first = first or error
         else:
             log.info("a duty of the night is done", duty=name, **counts)

@@ -1,35 +1,19 @@
 """The Flask application: routes, errors in one shape, security headers."""
 
-from datetime import UTC, datetime
-from importlib.metadata import version
+from datetime import datetime
 
-from apiflask import APIFlask
-from apiflask.exceptions import HTTPError
-from flask import Flask, Response, current_app, render_template, request
-from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
+from flask import Flask, Response, render_template
 from sqlalchemy import Engine
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from exporter import logs
-from exporter.errors import (
-    DatabaseProblem,
-    NothingSelected,
-    UnknownBackup,
-    UnknownDevice,
-    UnknownSchedule,
-)
+from exporter.errors import DatabaseProblem
 from exporter.settings import Settings
-from exporter.web.access import Access
-from exporter.web.api import Api, add_api
-from exporter.web.caching import Answers
-from exporter.web.events import Events
 from exporter.web.health import add_health
-from exporter.web.login import add_login
 from exporter.web.metrics import MetricsSource, add_metrics
 from exporter.web.overview import OverviewSource
-from exporter.web.problems import MEDIA_TYPE, InvalidRequest, problem
+from exporter.web.problems import MEDIA_TYPE, problem
 from exporter.web.streams import Streams
 
 log = logs.get_logger(__name__)
@@ -51,37 +35,27 @@ def create_app(engine: Engine, settings: Settings, metrics: MetricsSource | None
 
     An answer without an end goes through `app.extensions["streams"].admit` (see `Streams`).
     """
-    app = APIFlask(
-        __name__,
-        title="configbackup",
-        version=version("configbackup"),
-        docs_path=None,
-        json_errors=False,
-    )
-    app.config["AUTO_SERVERS"] = False
+    app = Flask(__name__)
     app.extensions["streams"] = Streams()
-    app.before_request(_refuse_what_cannot_be)
-    access = Access(app, engine, settings.http)
-    limiter = Limiter(get_remote_address, app=app, storage_uri="memory://", headers_enabled=True)
     overview = OverviewSource(engine)
     add_health(app, engine)
-    add_login(app, engine, settings.http, access, limiter)
-    streams = app.extensions["streams"]
-    events = Events(engine, streams.stopping)
-    add_api(Api(app, engine, settings, limiter, Answers(app, settings.cache), events, streams))
     if metrics is not None and settings.metrics.address is None:
         add_metrics(app, metrics, settings.metrics)
 
     @app.get("/")
-    def index() -> str:
+    def index() -> tuple[str, int]:
         now = datetime.now(settings.zone_info)
-        return render_template("overview.html", overview=overview.read(), now=now)
+        try:
+            present = overview.read()
+        except DatabaseProblem as error:
+            log.warning("the page cannot be filled", error=str(error))
+            return render_template("overview.html", overview=None, now=now), 503
+        return render_template("overview.html", overview=present, now=now), 200
 
     app.add_template_filter(lambda moment: moment.astimezone(settings.zone_info), "local")
     app.add_template_filter(_duration, "duration")
     _answer_errors_in_one_shape(app)
     app.after_request(_add_headers)
-    _let_grafana_read(app, settings.http.grafana_origins)
     return app
 
 
@@ -96,61 +70,17 @@ def create_metrics_app(engine: Engine, settings: Settings, metrics: MetricsSourc
     return app
 
 
-def _refuse_what_cannot_be() -> None:
-    """Parameters that no view knows, and what no row of PostgreSQL can have."""
-    if request.url_rule is None:
-        return
-    for name, value in (request.view_args or {}).items():
-        if "\x00" in str(value) or (isinstance(value, int) and value >= 2**63):
-            raise NotFound(f"there is no {name} like that")
-    view = current_app.view_functions[request.url_rule.endpoint]
-    inputs = getattr(view, "_spec", {}).get("args", [])
-    takes_query = any(entry[1] == "query" for entry in inputs)
-    if request.args and not takes_query and request.url_rule.endpoint != "static":
-        raise InvalidRequest([(f"query.{name}", "unknown parameter") for name in request.args])
-
-
 def _answer_errors_in_one_shape(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def answer_http_error(error: HTTPException) -> WerkzeugResponse:
         answer = error.get_response()
-        more = {}
-        if isinstance(error, InvalidRequest):
-            more["errors"] = [{"field": f, "message": m} for f, m in error.errors]
-        detail = error.description or error.name
-        answer.data = problem(answer.status_code, error.name, detail, **more)
+        answer.data = problem(answer.status_code, error.name, error.description or error.name)
         answer.content_type = MEDIA_TYPE
         return answer
-
-    @app.errorhandler(HTTPError)
-    def answer_invalid_input(error: HTTPError) -> WerkzeugResponse:
-        found = InvalidRequest(
-            [
-                (f"{place}.{field}", message)
-                for place, fields in error.detail.items()
-                for field, messages in fields.items()
-                for message in messages
-            ]
-        )
-        return answer_http_error(found)
-
-    def answer_unknown(error: Exception) -> WerkzeugResponse:
-        return answer_http_error(NotFound(str(error)))
-
-    for kind in (UnknownDevice, UnknownSchedule, UnknownBackup):
-        app.register_error_handler(kind, answer_unknown)
-
-    @app.errorhandler(NothingSelected)
-    def answer_nothing_selected(error: NothingSelected) -> WerkzeugResponse:
-        return answer_http_error(InvalidRequest([("json", str(error))]))
 
     @app.errorhandler(DatabaseProblem)
     def answer_database_problem(error: DatabaseProblem) -> Response:
         log.warning("PostgreSQL is away", error=str(error))
-        if request.endpoint == "index":
-            # Who asks cannot be told while it is away; this page shows nothing but that.
-            page = render_template("overview.html", overview=None, now=datetime.now(UTC))
-            return Response(page, 503)
         body = problem(503, "Service Unavailable", "PostgreSQL does not answer")
         return Response(body, 503, content_type=MEDIA_TYPE)
 
@@ -159,20 +89,6 @@ def _answer_errors_in_one_shape(app: Flask) -> None:
         log.error("a request failed", exc_info=error)
         body = problem(500, "Internal Server Error", "see the log of the daemon")
         return Response(body, 500, content_type=MEDIA_TYPE)
-
-
-def _let_grafana_read(app: Flask, origins: list[str]) -> None:
-    """Pages of these origins, and no others, may read answers (with a token of their own)."""
-
-    @app.after_request
-    def add_cross_origin_headers(answer: Response) -> Response:
-        answer.vary.add("Origin")
-        origin = request.headers.get("Origin")
-        if origin in origins:
-            answer.headers["Access-Control-Allow-Origin"] = origin
-            answer.headers["Access-Control-Allow-Methods"] = "GET"
-            answer.headers["Access-Control-Allow-Headers"] = "Authorization"
-        return answer
 
 
 def _add_headers(answer: Response) -> Response:

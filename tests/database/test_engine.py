@@ -11,7 +11,6 @@ from exporter.database.engine import (
     database_errors,
     database_url,
     psycopg_conninfo,
-    reading_engine,
     require_supported,
 )
 from exporter.errors import DatabaseProblem
@@ -150,31 +149,3 @@ def test_a_server_older_than_14_is_refused(version):
 @pytest.mark.parametrize("version", [140_000, 180_006])
 def test_a_server_from_14_on_is_accepted(version):
     require_supported(version)
-
-
-def test_peoples_reads_go_to_the_replica_and_write_nothing(settings, database_url):
-    elsewhere = DatabaseSettings(
-        url=SecretStr("postgresql://nobody@192.0.2.1/x"), replica_url=SecretStr(database_url)
-    )
-    engine = reading_engine(elsewhere, application_name="reads")
-
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM devices")) == 0
-        with pytest.raises(sqlalchemy.exc.DBAPIError, match="read-only transaction"):
-            connection.execute(text("DELETE FROM devices"))
-    engine.dispose()
-
-
-def test_a_wrong_replica_is_named_by_its_key():
-    wrong = DatabaseSettings(replica_url=SecretStr("mysql://host"))
-    with pytest.raises(DatabaseProblem, match="replica_url is neither"):
-        reading_engine(wrong, application_name="reads")
-
-
-def test_a_transaction_that_does_nothing_is_ended_after_the_limit(settings):
-    limited = settings.database.model_copy(update={"idle_in_transaction_timeout_seconds": 7})
-    engine = create_engine(limited, application_name="idle")
-    with engine.connect() as connection:
-        found = connection.scalar(text("SHOW idle_in_transaction_session_timeout"))
-    engine.dispose()
-    assert found == "7s"

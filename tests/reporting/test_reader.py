@@ -1,6 +1,5 @@
 """The reader's role, made by the command, tried against everything that it must not do."""
 
-import json
 import uuid
 
 import psycopg2
@@ -13,7 +12,6 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from exporter.cli import cli
 from exporter.database import migrations
-from exporter.database.embedded import EmbeddedPostgres
 from exporter.database.reporting import end_long_readers
 from tests.fleets import add_devices, rows
 
@@ -255,24 +253,3 @@ def test_a_role_that_is_more_than_a_reader_is_refused(run_reader, role, superuse
     with superuser_engine.connect() as connection:
         connection.execute(text(f"CREATE ROLE {role} SUPERUSER"))
     assert "may more than read" in str(run_reader().exception)
-
-
-@pytest.mark.embedded
-def test_on_the_embedded_server_the_command_needs_no_administrator(embedded_settings, tmp_path):
-    url = EmbeddedPostgres(embedded_settings).start()
-    engine = sqlalchemy.create_engine(url)
-    migrations.upgrade(engine)
-    engine.dispose()
-    file = tmp_path / "configbackup.yaml"
-    database = json.loads(embedded_settings.model_dump_json(include={"directory", "port"}))
-    database["system_user"] = embedded_settings.system_user
-    file.write_text(yaml.safe_dump({"database": database}))
-
-    result = CliRunner().invoke(cli, ["--settings", str(file), "database", "reader"])
-
-    assert result.exit_code == 0, result.exception
-    assert environment_of(result)["GRAFANA_POSTGRES_USER"] == "configbackup_reader"
-    reader = engine_of(result, url.render_as_string(hide_password=False))
-    assert rows(reader, "SELECT * FROM settings")
-    assert "permission denied" in refused(reader, "SELECT pg_advisory_lock(1)")
-    reader.dispose()

@@ -78,20 +78,12 @@ def test_every_column_in_the_database_is_one_of_the_page_with_its_meaning(engine
     assert written == found
 
 
-def test_every_view_answers_without_rows_and_shows_no_secret_of_those_there_are(engine, request):
-    for view in VIEWS:
-        rows(engine, f"SELECT * FROM reporting.{view}")
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_answers_with_and_without_rows(view, engine, request):
+    rows(engine, f"SELECT * FROM reporting.{view}")
     request.getfixturevalue("fleet")
-
-    found = {view: rows(engine, f"SELECT * FROM reporting.{view}") for view in VIEWS}
-
-    assert {view for view in VIEWS if not found[view]} == {
-        "maintenance_runs",
-        "open_executions",
-        "processes",
-        "schedule_ticks",
-        "schedules",
-    }
+    found = rows(engine, f"SELECT * FROM reporting.{view}")
+    assert found or view in ("open_executions", "schedules", "schedule_ticks", "processes")
     assert "SECRET" not in str(found)
 
 

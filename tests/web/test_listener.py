@@ -13,7 +13,6 @@ from flask import Response
 from exporter.errors import ListenerProblem
 from exporter.settings import HttpSettings, Settings
 from exporter.web import Listener, create_app
-from exporter.web.access import needs
 from exporter.web.listener import Limits
 from exporter.web.streams import MAXIMUM_STREAMS, Streams
 
@@ -40,7 +39,6 @@ class Site:
         streams: Streams = app.extensions["streams"]
 
         @app.get("/stream")
-        @needs("")
         def stream() -> Response:
             def messages() -> Iterator[bytes]:
                 try:
@@ -52,23 +50,19 @@ class Site:
             return Response(streams.admit(messages()), content_type="text/event-stream")
 
         @app.get("/large")
-        @needs("")
         def large() -> bytes:
             return b"x" * 12 * 1024 * 1024
 
         @app.get("/flood")
-        @needs("")
         def flood() -> Response:
             return Response(b"x" * 1024 * 1024 for _ in range(1_000_000))
 
         @app.get("/slow")
-        @needs("")
         def slow() -> str:
             self.let_go.wait(0.1)
             return "done"
 
         @app.get("/stubborn")
-        @needs("")
         def stubborn() -> str:
             self.let_go.wait(30)
             return "done"

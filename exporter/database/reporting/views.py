@@ -385,25 +385,8 @@ PROCESSES = View(
         "cpu_seconds": ("p.cpu_seconds", "processor time since its start"),
         "open_files": ("p.open_files", "open files and sockets"),
         "maximum_files": ("p.maximum_files", "limit of them"),
-        "failed_statements": ("p.failed_statements", "statements that PostgreSQL refused"),
-        "slow_statements": ("p.slow_statements", "statements that took long"),
-        "settings_read_at": ("p.settings_read_at", "last reload; NULL: no daemon"),
-        "settings_error": ("p.settings_error", "why it was refused; NULL: it was taken"),
-        "scheduler_turn_at": ("p.scheduler_turn_at", "last turn; NULL: it does not lead"),
     },
     "processes AS p",
-)
-
-MAINTENANCE_RUNS = View(
-    "a duty of the night and its last run",
-    {
-        "duty": ("m.duty", "name of the duty"),
-        "started_at": ("m.started_at", "when it last began"),
-        "ended_at": ("m.ended_at", "when that run ended; NULL: it runs, or was cut off"),
-        "succeeded_at": ("m.succeeded_at", "when it last succeeded"),
-        "error": ("m.error", "why the last run failed; NULL: it did not"),
-    },
-    "maintenance_runs AS m",
 )
 
 PUBLISHING = View(
@@ -498,7 +481,6 @@ VIEWS: Mapping[str, View] = {
     "schedule_ticks": SCHEDULE_TICKS,
     "backups": BACKUPS,
     "processes": PROCESSES,
-    "maintenance_runs": MAINTENANCE_RUNS,
     "publishing": PUBLISHING,
     "storage": STORAGE,
     "reasons": REASONS,
