@@ -249,7 +249,7 @@ def test_a_killed_worker_is_replaced_and_its_executions_end_once(
 ) -> None:
     wait_until(lambda: not installation.rows("SELECT FROM open_executions"), "nothing is open")
     for name in fleet.names:
-        fleet.set_fault(name, "slow", bytes_per_second=20_000)
+        fleet.set_fault(name, "slow", bytes_per_second=5_000)
     started = installation.command("backup", "--all")
     task_id = started.stderr.split()[1]
     wait_until(
