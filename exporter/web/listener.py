@@ -218,6 +218,8 @@ class Listener:
             # select() knows no file descriptors beyond 1,024.
             asyncore_use_poll=True,
             log_socket_errors=False,
+            # Nothing is believed of them; that they are there tells who came through a proxy.
+            clear_untrusted_proxy_headers=False,
             ident=None,
         )
         dispatcher = _Dispatcher()

@@ -13,6 +13,7 @@ from exporter.web import require_token_beyond_loopback
 from exporter.web.access import SESSION_COOKIE
 from exporter.web.tokens import create_token
 from tests.fleets import add_devices, rows
+from tests.installation import wait_until
 from tests.web.conftest import Client, MakeClient, Serve
 
 ONE = {"devices": ["core-1"]}
@@ -171,11 +172,9 @@ def test_a_session_is_no_token_and_ends_with_its_token(caller: MakeClient, engin
     assert Client(operator.url, secret).get("/session").status_code == 401
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM api_tokens WHERE name = 'the operator'"))
-    # What is in force is read anew each second.
-    for _ in range(200):
-        if browser.get(operator.url + "/session").status_code == 401:
-            break
-    assert browser.get(operator.url + "/session").status_code == 401
+    wait_until(
+        lambda: browser.get(operator.url + "/session").status_code == 401, "the session ended"
+    )
     assert keeper.get("/session").status_code == 200
 
 

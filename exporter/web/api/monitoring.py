@@ -335,7 +335,7 @@ def _add_health_check(api: Api) -> None:
     @app.output(HealthAnswer)
     @app.doc(responses={503: "Degraded"})
     @needs("")
-    def health_check() -> tuple[Response, int]:
+    def health_check() -> Response:
         """Whether backups can run; answers within 2 s also while PostgreSQL is away."""
         try:
             parts = {"database": "healthy", **present.get()}
@@ -348,4 +348,6 @@ def _add_health_check(api: Api) -> None:
             **parts,
             "timestamp": datetime.now(UTC).isoformat(),
         }
-        return jsonify(content), 200 if is_well else 503
+        answer = jsonify(content)
+        answer.status_code = 200 if is_well else 503
+        return answer
