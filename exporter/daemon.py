@@ -22,6 +22,7 @@ from exporter import logs
 from exporter.database.embedded import EmbeddedPostgres
 from exporter.database.engine import create_engine, is_embedded
 from exporter.database.migrations import upgrade
+from exporter.database.waking import notify_of_events
 from exporter.errors import ConfigBackupError, Fault, InvalidSettings
 from exporter.leader import LeaderDuties
 from exporter.leadership import Leadership
@@ -110,6 +111,7 @@ class Daemon:
 
     def _serve(self, when_ready: Callable[[str], object]) -> None:
         engine = create_engine(self._settings.database, application_name="configbackup daemon")
+        notify_of_events(engine)
         if not self._is_worker_only:
             upgrade(engine)
         self._leadership = Leadership(engine)

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from exporter import logs
 from exporter.collection import Collector
 from exporter.database.engine import create_engine
+from exporter.database.waking import notify_of_events
 from exporter.executions.cancelling import requested_cancellations
 from exporter.executions.tries import Runner, run_execution
 from exporter.inventory import LoginSource
@@ -62,6 +63,7 @@ class _Worker:
             application_name="configbackup worker",
             is_lean=True,
         )
+        notify_of_events(self._engine)
         self._collector = Collector(
             handshakes=self._settings.collection.handshakes,
             grace_seconds=self._settings.collection.grace_seconds,

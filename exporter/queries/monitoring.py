@@ -234,17 +234,13 @@ def execution_trend(connection: Connection, *, days: int, time_zone: str) -> dic
 
 def failed_devices(connection: Connection, *, days: int, limit: int, time_zone: str) -> list[Row]:
     """Devices of the inventory that failed or timed out in the period, most failures first."""
-    # A day ends at most 14 hours before and after that of UTC; the bound keeps old months unread.
-    recent = (
-        f"created_at >= CAST({_TODAY} - CAST(:days AS integer) AS timestamp) AT TIME ZONE 'UTC'"
-    )
     failed = "status IN ('failed', 'timeout')"
     return all_rows(
         connection,
         f"""
             WITH failures AS (
                 SELECT device_id, count(*) AS failure_count, max(created_at) AS last_at
-                FROM {ALL_ENDED} AS l WHERE {failed} AND {recent} AND {_PERIOD_OF_LOG}
+                FROM {ALL_ENDED} AS l WHERE {failed} AND {_SINCE_MIDNIGHT}
                 GROUP BY device_id
             ), most AS (
                 SELECT d.id AS device_id, d.name AS device_name, d.address AS ip, d.vendor,
@@ -268,10 +264,11 @@ def failed_devices(connection: Connection, *, days: int, limit: int, time_zone: 
     )
 
 
-#: The log's `day` is not among the columns that log and archive are read with.
-_PERIOD_OF_LOG = f"""
-    CAST(created_at AT TIME ZONE :time_zone AS date) > {_TODAY} - CAST(:days AS integer)
-    AND CAST(created_at AT TIME ZONE :time_zone AS date) <= {_TODAY}
+#: From the first instant of the period's first day to before tomorrow's: an index finds it.
+_SINCE_MIDNIGHT = f"""
+    created_at >= CAST({_TODAY} - (CAST(:days AS integer) - 1) AS timestamp)
+        AT TIME ZONE :time_zone
+    AND created_at < CAST({_TODAY} + 1 AS timestamp) AT TIME ZONE :time_zone
 """
 
 

@@ -103,6 +103,8 @@ def _refuse_what_cannot_be() -> None:
     for name, value in (request.view_args or {}).items():
         if "\x00" in str(value) or (isinstance(value, int) and value >= 2**63):
             raise NotFound(f"there is no {name} like that")
+    if twice := [name for name, values in request.args.lists() if len(values) > 1]:
+        raise InvalidRequest([(f"query.{name}", "is given more than once") for name in twice])
     view = current_app.view_functions[request.url_rule.endpoint]
     inputs = getattr(view, "_spec", {}).get("args", [])
     takes_query = any(entry[1] == "query" for entry in inputs)
@@ -126,7 +128,7 @@ def _answer_errors_in_one_shape(app: Flask) -> None:
     def answer_invalid_input(error: HTTPError) -> WerkzeugResponse:
         found = InvalidRequest(
             [
-                (f"{place}.{field}", message)
+                (place if field == "_schema" else f"{place}.{field}", message)
                 for place, fields in error.detail.items()
                 for field, messages in fields.items()
                 for message in messages

@@ -23,6 +23,8 @@ from exporter.queries.rows import Row
 log = logs.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 10.0
+#: How soon a stream notices that the listener stops.
+_LOOK_SECONDS = 1.0
 #: Without a notification the reader looks after this long.
 _NET_SECONDS = 1.0
 #: Between two looks: what ends together is read together.
@@ -80,11 +82,15 @@ class Events:
             yield b"retry: 1000\n\n"
             if last is not None:
                 yield from self._missed(listener, last)
+            heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
             while not self._stopping.is_set():
                 try:
-                    yield listener.batches.get(timeout=HEARTBEAT_SECONDS)
+                    yield listener.batches.get(timeout=_LOOK_SECONDS)
+                    heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
                 except queue.Empty:
-                    yield b": heartbeat\n\n"
+                    if time.monotonic() > heartbeat_at:
+                        yield b": heartbeat\n\n"
+                        heartbeat_at = time.monotonic() + HEARTBEAT_SECONDS
                 if listener.is_dropped and listener.batches.empty():
                     return
         finally:

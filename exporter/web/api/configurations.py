@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 import regex
 from flask import Response, request
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from sqlalchemy import Connection
 from werkzeug.exceptions import NotFound, ServiceUnavailable
 
 from exporter.queries.devices import Version, list_versions, version
 from exporter.queries.search import search_configurations
 from exporter.web.access import needs
-from exporter.web.api.context import Answer, Api, Asked, Number
+from exporter.web.api.context import Answer, Api, Asked, Moment, Number
 from exporter.web.problems import InvalidRequest
 
 _DIFF_SECONDS = 5.0
@@ -47,7 +47,7 @@ class SearchAsked(Asked):
     q: Annotated[str, Field(min_length=1, max_length=500)] = Field(
         description="A regular expression; ^ and $ mean line ends."
     )
-    since: AwareDatetime | None = Field(
+    since: Moment | None = Field(
         None, description="Search all versions stored since then; nothing: current ones."
     )
     limit: Annotated[int, Field(ge=1, le=1000)] = 200

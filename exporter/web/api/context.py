@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from apiflask import APIFlask
 from flask import request
 from flask_limiter import Limiter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Engine
 
 from exporter.database.engine import database_errors
@@ -23,6 +24,17 @@ from exporter.web.tokens import audit
 Word = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=500)]
 #: The keys of rows are 64-bit numbers.
 Number = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """PostgreSQL does not take every offset from UTC that Python does."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time of the years 1 to 9999 in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Asked(BaseModel):

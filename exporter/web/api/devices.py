@@ -3,13 +3,13 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from exporter.inventory.people import pause_device, resume_device
 from exporter.queries.devices import list_devices, list_versions, one_device
 from exporter.queries.rows import Row
 from exporter.web.access import caller
-from exporter.web.api.context import Answer, Api, Asked, Word
+from exporter.web.api.context import Answer, Api, Asked, Moment, Word
 from exporter.web.problems import InvalidRequest
 
 
@@ -43,7 +43,7 @@ class VersionsAnswer(Answer):
 
 
 class PauseAsked(Asked):
-    until: AwareDatetime = Field(description="When the pause ends by itself, with a time zone.")
+    until: Moment = Field(description="When the pause ends by itself, with a time zone.")
     note: Word = Field(description="Why; it shows everywhere.")
 
 
@@ -79,7 +79,7 @@ def add_devices(api: Api) -> None:
         """No schedule backs the device up until then."""
         if asked.until <= datetime.now(UTC):
             raise InvalidRequest([("json.until", "is over already")])
-        until = asked.until.astimezone(UTC)
+        until = asked.until
         with api.changing("pause device", name, until=until, note=asked.note) as connection:
             pause_device(connection, name, until=until, note=asked.note, by=caller().name)
             return one_device(connection, name)

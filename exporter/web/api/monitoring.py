@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from flask import Response, jsonify
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import Field
 from sqlalchemy import text
 from werkzeug.exceptions import NotFound
 
@@ -14,13 +14,16 @@ from exporter.errors import DatabaseProblem, Reason
 from exporter.models import ENDED_STATUSES, TRIGGERS
 from exporter.queries import monitoring
 from exporter.web.access import caller, needs
-from exporter.web.api.context import Answer, Api, Asked, Number, Word
+from exporter.web.api.context import Answer, Api, Asked, Moment, Number, Word
 from exporter.web.reading import Shared
 
 Status = Literal["success", "failed", "timeout", "cancelled"]
 assert set(Status.__args__) == set(ENDED_STATUSES)  # type: ignore[attr-defined]
 
 _SORTS = rf"^-?({'|'.join(monitoring.DEVICE_SORTS)})$"
+
+#: Unix time with microseconds, and the id of an execution.
+_CURSOR = r"^[0-9]{1,10}\.[0-9]{6}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 
 
 class Question(Asked):
@@ -61,18 +64,11 @@ class RecentAsked(Question):
     trigger: Literal["schedule", "second_round", "catch_up", "api", "command"] | None = None
     site: Word | None = None
     reason: Reason | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
-    cursor: Annotated[str, Field(max_length=100)] | None = Field(
+    since: Moment | None = None
+    until: Moment | None = None
+    cursor: Annotated[str, Field(pattern=_CURSOR)] | None = Field(
         None, description="next_cursor of the page before; for deep pages."
     )
-
-    @field_validator("cursor")
-    @classmethod
-    def _is_a_cursor(cls, cursor: str | None) -> str | None:
-        if cursor is not None:
-            _place(cursor)
-        return cursor
 
 
 assert set(TRIGGERS) == {"schedule", "second_round", "catch_up", "api", "command"}
@@ -307,19 +303,21 @@ def _recent(api: Api, asked: RecentAsked) -> dict[str, Any]:
         "total_is_exact": total.is_exact,
         "limit": asked.limit,
         "offset": asked.offset,
-        "next_cursor": last and f"{last['created_at'].timestamp():.6f}_{last['id']}",
+        "next_cursor": last and _cursor(last),
         "executions": rows,
     }
 
 
+def _cursor(last: dict[str, Any]) -> str:
+    at: datetime = last["created_at"]
+    return f"{int(at.timestamp())}.{at.microsecond:06}_{last['id']}"
+
+
 def _place(cursor: str) -> tuple[datetime, str]:
-    seconds, _, number = cursor.partition("_")
-    try:
-        whole, _, fraction = seconds.partition(".")
-        moment = datetime.fromtimestamp(int(whole), UTC)
-        return moment.replace(microsecond=int(fraction)), str(uuid.UUID(number))
-    except (ValueError, OverflowError, OSError):
-        raise ValueError("the next_cursor of a page") from None
+    seconds, number = cursor.split("_")
+    whole, microseconds = seconds.split(".")
+    moment = datetime.fromtimestamp(int(whole), UTC).replace(microsecond=int(microseconds))
+    return moment, number
 
 
 def _add_health_check(api: Api) -> None:

@@ -56,6 +56,8 @@ def add_reference(api: Api) -> None:
                 for status in ("401", "404", "422"):
                     operation["responses"].pop(status, None)
                 operation["responses"]["default"] = _PROBLEM
+                if "requestBody" in operation:
+                    operation["requestBody"]["required"] = True
                 if path != "/monitoring/health-check":
                     operation["security"] = [{"token": []}]
         return spec
